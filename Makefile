@@ -1,0 +1,108 @@
+# Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve query test unit lint format build deploy lock clean
+
+# What the caller's shell has active must not leak into the environment of the project.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
+# uv.lock holds the addresses of the packages: those of the public index, whichever the caller uses.
+unexport UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL
+export UV_PROJECT_ENVIRONMENT := .venv
+export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export SAM_CLI_TELEMETRY := 0
+
+# A Python 3.13 that is not on the PATH: make run PYTHON=/path/to/python3.13
+PYTHON :=
+# The section of samconfig.toml to deploy with: dev or prod.
+STAGE := dev
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+REQUIREMENTS := layers/dependencies/requirements.txt
+EXPORT_REQUIREMENTS = { echo "\# Written by make lock: what the functions import and what that needs, as in uv.lock."; \
+	$(BIN)/uv export --frozen --quiet --no-default-groups --no-emit-project --no-header --format requirements.txt; }
+IS_PYTHON_313 := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
+
+# The stamp is named after the list of the sources, so that a file taken away asks for a new build too.
+SOURCES := $(shell find functions layers template.yaml -type f ! -path '*/__pycache__/*' ! -name '.*' | LC_ALL=C sort)
+BUILT := .aws-sam/built-$(shell echo '$(SOURCES)' | cksum | cut -d ' ' -f 1)
+
+help: ## Show this list
+	@echo "Stream State for Volcengine RTC. To begin: make run, then make test."
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+run: build ## Run the whole job on this machine and show each request, answer and message
+	@$(BIN)/python -m tests.sandbox run
+
+serve: build ## Keep the sandbox running, with curl lines to paste; Ctrl-C stops it
+	@$(BIN)/python -m tests.sandbox serve
+
+query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
+	@# make exports what its command line sets: the ids reach Python without a shell reading them.
+	@$(BIN)/python -m tests.sandbox query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
+
+test: build ## Run the unit, integration and end-to-end tests with coverage
+	@$(BIN)/python -m pytest tests/unit tests/integration tests/e2e --cov
+
+unit: $(INSTALLED) ## Run the unit tests alone
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(INSTALLED) ## Check format, style, types, import order, template and lock
+	@echo "== format and style (ruff)"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@echo "== types (mypy)"
+	@$(BIN)/mypy
+	@echo "== import order (import-linter)"
+	@PYTHONPATH=layers/stream_state $(BIN)/lint-imports --no-logo
+	@echo "== template (sam validate, cfn-lint)"
+	@$(BIN)/sam validate --lint --region us-east-1
+	@$(BIN)/cfn-lint --regions us-east-1 -- template.yaml
+	@echo "== pinned packages (uv)"
+	@$(BIN)/uv lock --check --quiet || { echo "uv.lock does not match pyproject.toml: run make lock."; exit 1; }
+	@$(EXPORT_REQUIREMENTS) | diff $(REQUIREMENTS) - || { echo "$(REQUIREMENTS) does not match uv.lock: run make lock."; exit 1; }
+	@echo "All checks passed."
+
+format: $(INSTALLED) ## Rewrite the code in the agreed format
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+build: $(BUILT) ## Build the functions and layers into .aws-sam/build
+	@:
+
+deploy: build ## Build, then deploy to your AWS account step by step; STAGE=prod for production
+	@$(BIN)/sam deploy --guided --config-env $(STAGE)
+
+lock: $(INSTALLED) ## Bring uv.lock and the layer's requirements in step with pyproject.toml
+	@$(BIN)/uv lock
+	@$(EXPORT_REQUIREMENTS) > $(REQUIREMENTS)
+
+clean: ## Remove everything that these targets have made, .venv included
+	@rm -rf .venv .aws-sam .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find functions layers tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# --frozen: the lock alone decides, also where another package index is configured. `make lint` finds a lock out of step.
+$(INSTALLED): pyproject.toml uv.lock .python-version
+	@python=; \
+	for candidate in $(PYTHON) python3.13 python3 python; do \
+		if "$$candidate" -c '$(IS_PYTHON_313)' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.13 with its venv module was not found: please install it, or name it with PYTHON=/path/to/it." >&2; exit 1; \
+	fi; \
+	echo "Installing the pinned packages into .venv (the first time takes a minute) ..."; \
+	$(BIN)/python -c '$(IS_PYTHON_313)' 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| "$$python" -m venv --clear .venv
+	@$(BIN)/python -m pip install -qq "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
+	@$(BIN)/uv sync --frozen --quiet
+	@touch $@
+
+# The builder's own output is long: it is shown only if the build fails. Its makefiles call the python3.13 of .venv.
+$(BUILT): $(INSTALLED) $(SOURCES)
+	@echo "Building the functions and layers ..."
+	@mkdir -p .aws-sam
+	@rm -f .aws-sam/built-*
+	@MAKEFLAGS= PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sam build > .aws-sam/build.log 2>&1 || { cat .aws-sam/build.log; exit 1; }
+	@touch $@

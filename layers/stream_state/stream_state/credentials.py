@@ -1,0 +1,183 @@
+"""The signing keys: from Secrets Manager, kept for a while, and read anew when the vendor rejects them."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, StreamStateError
+from stream_state.observability import logger, record
+from stream_state.settings import Settings, SettingsError
+from stream_state.signing import SigningKeys
+from stream_state.validation import parse_json
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+# How long an earlier value serves on before a failed read is tried again.
+_RETRY_AFTER_SECONDS = 10
+_SPELLINGS = {
+    "access_key_id": ("access_key_id", "AccessKeyId"),
+    "secret_access_key": ("secret_access_key", "SecretAccessKey"),
+    "session_token": ("session_token", "SessionToken"),
+}
+# Codes with which Secrets Manager says that asking again will not help.
+_HOW_TO_MEND: Mapping[str, str] = {
+    "ResourceNotFoundException": "does not exist or has no value yet: store the keys in it with put-secret-value",
+    "AccessDeniedException": "may not be read by this function: check the function's policy and the secret's",
+    "DecryptionFailure": "cannot be decrypted: check that the function may use the secret's KMS key",
+    "InvalidRequestException": "cannot be read in its present state, for example because it is marked for deletion",
+    "InvalidParameterException": "has a name that Secrets Manager does not accept",
+    "ValidationException": "has a name that Secrets Manager does not accept",
+}
+
+
+class KeySource(Protocol):
+    """Where the client gets the keys it signs with."""
+
+    def keys(self) -> SigningKeys:
+        """The keys to sign with now."""
+
+    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:
+        """The keys to try instead, equal to `rejected` if there are no others; `signed_at` in monotonic seconds."""
+
+
+class SecretKeys:
+    """Signing keys of a secret in Secrets Manager, safe to share among threads."""
+
+    def __init__(
+        self,
+        client: "SecretsManagerClient",
+        secret_id: str,
+        max_age_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._secret_id = secret_id
+        self._max_age_seconds = max_age_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: SigningKeys | None = None
+        self._read_at = self._stale_at = float("-inf")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The keys of the secret that `RTC_SECRET_ID` names."""
+        if not settings.rtc_secret_id:
+            message = "RTC_SECRET_ID is not set."
+            raise SettingsError(message)
+        # A lookup waits for this: two short tries, then an earlier value serves on or the caller is told.
+        config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
+        return cls(
+            boto3.client("secretsmanager", config=config), settings.rtc_secret_id, settings.secret_max_age_seconds
+        )
+
+    def keys(self) -> SigningKeys:
+        """The keys, read again when `max_age_seconds` have passed; an earlier value serves on if that fails.
+
+        Raises `CredentialsInvalid` or `CredentialsUnavailable` if there is no earlier value.
+        """
+        if self._keys and self._clock() < self._stale_at:
+            return self._keys
+        # While one thread reads, the others go on with the earlier value if there is one.
+        if not self._lock.acquire(blocking=self._keys is None):
+            return self._keys  # type: ignore[return-value]  # not None, else the line above waits
+        try:
+            if self._keys and self._clock() < self._stale_at:
+                return self._keys
+            try:
+                return self._read()
+            except (CredentialsInvalid, CredentialsUnavailable) as error:
+                if self._keys is None:
+                    raise
+                self._stale_at = self._clock() + _RETRY_AFTER_SECONDS
+                logger.warning(
+                    "The earlier signing keys serve on. " + error.detail, extra={"error": type(error).__name__}
+                )
+                return self._keys
+        finally:
+            self._lock.release()
+
+    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:
+        """The keys as of now: read anew, unless another thread has done so since the rejected call was signed.
+
+        Raises `CredentialsInvalid` or `CredentialsUnavailable`: keys that the vendor rejects do not serve on.
+        """
+        with self._lock:
+            if self._keys is None or (self._keys == rejected and self._read_at < signed_at):
+                return self._read()
+            return self._keys
+
+    def _read(self) -> SigningKeys:
+        record("SecretRefreshes")
+        read_at = self._clock()
+        try:
+            secret = self._client.get_secret_value(SecretId=self._secret_id)
+        except ClientError as error:
+            raise _refusal(error) from None
+        except BotoCoreError as error:
+            detail = f"Secrets Manager could not be reached ({type(error).__name__}). Try again later."
+            raise CredentialsUnavailable(detail) from None
+        self._keys = parse_keys(secret.get("SecretString"))
+        self._read_at = read_at
+        self._stale_at = read_at + self._max_age_seconds
+        return self._keys
+
+
+class StaticKeys:
+    """Signing keys that never change, for use outside of AWS."""
+
+    def __init__(self, keys: SigningKeys) -> None:
+        self._keys = keys
+
+    def keys(self) -> SigningKeys:
+        """The keys."""
+        return self._keys
+
+    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:  # noqa: ARG002 (the protocol's)
+        """The keys: there are no others."""
+        return self._keys
+
+
+def parse_keys(text: str | None) -> SigningKeys:
+    """The signing keys in a secret's text; `CredentialsInvalid` says what is wrong with it, never what it holds."""
+    if text is None:
+        raise _malformed("is binary; store it as text")
+    try:
+        secret = parse_json(text)
+    except ValueError:
+        raise _malformed("is not JSON") from None
+    if not isinstance(secret, dict):
+        raise _malformed("is not a JSON object")
+    found = {name: _member(secret, name, spellings) for name, spellings in _SPELLINGS.items()}
+    if found["access_key_id"] is None or found["secret_access_key"] is None:
+        raise _malformed("must hold access_key_id and secret_access_key (or AccessKeyId and SecretAccessKey)")
+    return SigningKeys(found["access_key_id"], found["secret_access_key"], found["session_token"])
+
+
+def _member(secret: Mapping[str, Any], name: str, spellings: tuple[str, ...]) -> str | None:
+    values = [secret[spelling] for spelling in spellings if spelling in secret]
+    if len(values) > 1:
+        raise _malformed(f"holds {name} twice, in both spellings")
+    if not values or (name == "session_token" and values[0] in (None, "")):
+        return None
+    value = values[0]
+    # Keys travel in HTTP headers: white space is a slip of copying, and other characters cannot be sent.
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value or not value:
+        raise _malformed(f"must hold {name} as text of printable ASCII without spaces")
+    return value
+
+
+def _malformed(what: str) -> CredentialsInvalid:
+    return CredentialsInvalid(f"The secret with the signing keys {what}.")
+
+
+def _refusal(error: ClientError) -> StreamStateError:
+    code = error.response.get("Error", {}).get("Code", "")
+    if how := _HOW_TO_MEND.get(code):
+        return _malformed(how)
+    return CredentialsUnavailable("Secrets Manager did not return the signing keys. Try again later.")

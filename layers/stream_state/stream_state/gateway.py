@@ -1,0 +1,105 @@
+"""Requests of API Gateway, payload 2.0 of an HTTP API and 1.0 of a REST API, and the responses to them."""
+
+import base64
+import json
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from aws_lambda_powertools.event_handler.api_gateway import Response
+
+from stream_state.errors import InvalidTarget, StreamStateError
+from stream_state.model import Target
+from stream_state.validation import invalid, parse_app_id, parse_id, parse_json, parse_object
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_TOKEN_LENGTH = 1024
+
+
+class Request:
+    """One request; what is wrong with it raises `InvalidTarget`."""
+
+    def __init__(self, event: Mapping[str, Any]) -> None:
+        self._event = event
+
+    def path_id(self, name: str) -> str:
+        """An id in the path, decoded once: payload 1.0 arrives encoded, 2.0 decoded."""
+        value = self._event["pathParameters"][name]
+        if "resource" in self._event:
+            try:
+                value = unquote(value, errors="strict")
+            except UnicodeDecodeError:
+                raise invalid(name, "is not percent-encoded UTF-8") from None
+        if value in {".", ".."}:
+            raise invalid(name, "cannot be . or .. in a path; POST /stream-states/query accepts them")
+        return parse_id(value, name)
+
+    def app_id(self, options: Mapping[str, str], app_ids: tuple[str, ...]) -> str:
+        """The AppId that the query names, else the default."""
+        return parse_app_id(options.get("app_id", app_ids[0]), app_ids)
+
+    def target(self, options: Mapping[str, str], app_ids: tuple[str, ...]) -> Target:
+        """The target that path and query name."""
+        return Target(self.app_id(options, app_ids), self.path_id("room_id"), self.path_id("user_id"))
+
+    def query(self, known: Collection[str]) -> Mapping[str, str]:
+        """The query's parameters; the values of one that is named twice are joined by commas, as in payload 2.0."""
+        several = self._event.get("multiValueQueryStringParameters") or {}
+        joined = {name: ",".join(values) for name, values in several.items()}
+        return parse_object(joined or self._event.get("queryStringParameters") or {}, known, "the query")
+
+    def json(self, known: Collection[str], default: str = "") -> Mapping[str, Any]:
+        """The body's object; an empty body stands for `default`."""
+        body = self._event.get("body") or default
+        if len(body) > MAX_BODY_BYTES:
+            detail = f"The body is larger than {MAX_BODY_BYTES} bytes."
+            raise InvalidTarget(detail, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        try:
+            value = parse_json(base64.b64decode(body, validate=True) if self._event.get("isBase64Encoded") else body)
+        except ValueError:
+            raise invalid("the body", "must be JSON in which no name is given twice") from None
+        return parse_object(value, known, "the body")
+
+
+def whole_number(text: str) -> int | str:
+    """The number if the text is one of few digits, else the text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < len("10000") else text
+
+
+def page_key(options: Mapping[str, str]) -> str | None:
+    """The key in a `next_token`, None for the first page."""
+    if "next_token" not in options:
+        return None
+    token = options["next_token"]
+    try:
+        key = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+        # The last two parts of a key are ids; without this check DynamoDB would be asked with a key it refuses.
+        for part in key.split("#")[-2:]:
+            parse_id(part, "next_token")
+    except (ValueError, InvalidTarget):
+        raise invalid("next_token", "is not one that this API gave") from None
+    return key
+
+
+def json_response(
+    status: int, document: object, content_type: str = "application/json", retry_after: int | None = None
+) -> Response[str]:
+    """A response that no cache keeps."""
+    headers: dict[str, str | list[str]] = {"Cache-Control": "no-store"}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    return Response(status, content_type, json.dumps(document, separators=(",", ":")), headers=headers)
+
+
+def page_response(name: str, entries: list[dict[str, Any]], next_key: str | None) -> Response[str]:
+    """A page of a list."""
+    token = base64.urlsafe_b64encode(next_key.encode()).decode() if next_key else None
+    return json_response(HTTPStatus.OK, {name: entries, "next_token": token})
+
+
+def problem_response(error: StreamStateError, event: Mapping[str, Any]) -> Response[str]:
+    """An error as a problem document."""
+    request_id = event["requestContext"].get("requestId")
+    document = error.problem(instance=event.get("asked_path"), request_id=request_id)
+    return json_response(error.http_status, document, "application/problem+json", error.retry_after)

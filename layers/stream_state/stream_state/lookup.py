@@ -1,0 +1,261 @@
+"""Stream states of one target, of some, or of many in turn: asked for, remembered, and told to the queue."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Self
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from stream_state.errors import (
+    CredentialsInvalid,
+    DeliveryFailed,
+    QuotaExceeded,
+    RtcAccessDenied,
+    RtcActionRetired,
+    StateUnavailable,
+    StreamStateError,
+    TargetNotFound,
+)
+from stream_state.model import Known, StreamState, Target, Until
+from stream_state.observability import log_error, record
+from stream_state.queue import ResultsQueue
+from stream_state.rtc import MAX_CONCURRENCY, MIN_CALL_SECONDS, RtcClient
+from stream_state.settings import Settings
+from stream_state.table import StateTable
+
+TELLING_THREADS = 10
+
+
+type Result = dict[str, Any] | StreamStateError
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for the queue, and what is known by it; None for a problem."""
+
+    message: Mapping[str, Any]
+    known: Known | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of asking for a target: the answer for who asked, and what is known to tell the queue."""
+
+    target: Target
+    answer: StreamState | StreamStateError
+    known: Known | StreamStateError
+
+    def outgoing(self) -> Outgoing | StreamStateError:
+        """The message that tells what is known, or the error for which nothing can be told."""
+        if isinstance(self.known, StreamStateError):
+            return self.known
+        source = self.answer.source if isinstance(self.answer, StreamState) else "query"
+        return Outgoing(self.known.message(source, self.answer.rtc_request_id), self.known)
+
+    def result(self) -> Result:
+        """The answer object, or the error."""
+        return self.answer.answer() if isinstance(self.answer, StreamState) else self.answer
+
+
+class Lookup:
+    """Answers for targets from the vendor or from what is known; safe to share among threads."""
+
+    def __init__(
+        self,
+        rtc: RtcClient,
+        table: StateTable,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._rtc = rtc
+        self._table = table
+        self._clock = clock
+        self._wall_clock = wall_clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings, table: StateTable, function: str) -> Self:
+        """A lookup as the settings describe it, for the function that is named in the limiter's metrics."""
+        return cls(RtcClient.from_settings(settings, function), table)
+
+    def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> StreamState:
+        """The state of a target, known for at most `max_age_seconds` or asked for now.
+
+        `deadline` in monotonic seconds. Raises the errors of `RtcClient.stream_state`.
+        """
+        if fresh := self._fresh([target], max_age_seconds):
+            return fresh[target].state()
+        answer = self._ask(target, deadline).answer
+        if isinstance(answer, StreamStateError):
+            raise answer
+        return answer
+
+    def some(self, targets: Sequence[Target], deadline: float, max_age_seconds: int = 0) -> list[Outcome]:
+        """What came of each target, in the order asked; a target named twice costs one call."""
+        fresh = self._fresh(targets, max_age_seconds)
+        asked = [target for target in dict.fromkeys(targets) if target not in fresh]
+        outcomes = {target: Outcome(target, known.state(), known) for target, known in fresh.items()}
+        outcomes |= {outcome.target: outcome for outcome in self.each(asked, deadline)}
+        errors = (out.answer for out in outcomes.values() if isinstance(out.answer, StreamStateError))
+        missing = next(filter(concerns_all, errors), None) or not_reached()
+        return [outcomes.get(target) or Outcome(target, missing, missing) for target in targets]
+
+    def until(
+        self, target: Target, condition: Until, deadline: float, max_age_seconds: int = 0
+    ) -> tuple[StreamState, bool]:
+        """The state of a target, and whether it holds what is waited for; an unknown target does not.
+
+        Raises `StreamStateTimeout` when its time is past, even if asking failed in a way that may pass.
+        """
+        try:
+            state = self.one(target, deadline, max_age_seconds)
+        except TargetNotFound as error:
+            state = self._not_found(target, error)
+        except StreamStateError as error:
+            if error.retryable and self._wall_clock() >= condition.ends_at:
+                raise condition.timeout() from None
+            raise
+        holds = condition.holds(state)
+        if not holds and self._wall_clock() >= condition.ends_at:
+            raise condition.timeout()
+        return state, holds
+
+    def each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome]:
+        """What came of each target, as it comes; many are asked at once, few are held in memory.
+
+        Ends early, leaving out the rest, when time is up, and after an error that would meet every other target too.
+        """
+        done: SimpleQueue[Future[Outcome]] = SimpleQueue()
+        halts: list[StreamStateError] = []
+
+        def raise_halt() -> None:
+            if halts:
+                raise halts[0]
+
+        def ask(target: Target) -> Outcome:
+            outcome = self._ask(target, deadline, raise_halt)
+            if isinstance(outcome.answer, StreamStateError) and concerns_all(outcome.answer):
+                halts.append(outcome.answer)
+            return outcome
+
+        with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
+            under_way = 0
+            for target in targets:
+                if halts or self._clock() + MIN_CALL_SECONDS > deadline:
+                    break
+                pool.submit(ask, target).add_done_callback(done.put)
+                under_way += 1
+                if under_way == MAX_CONCURRENCY:
+                    yield done.get().result()
+                    under_way -= 1
+            for _ in range(under_way):
+                yield done.get().result()
+
+    def _ask(self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None) -> Outcome:
+        """Ask the vendor, and write what it says into the table; that the target is unknown is an observation too."""
+        try:
+            observed = self._rtc.stream_state(target, deadline, before_call)
+        except TargetNotFound as error:
+            return Outcome(target, error, self._remember(self._not_found(target, error)))
+        except StreamStateError as error:
+            return Outcome(target, error, error)
+        known = self._remember(observed)
+        if isinstance(known, StateUnavailable):
+            return Outcome(target, observed, known)
+        return Outcome(target, known.state(observed.source, observed.rtc_request_id), known)
+
+    def _not_found(self, target: Target, error: TargetNotFound) -> StreamState:
+        at_ms = error.observed_at_ms or int(self._wall_clock() * 1000)
+        return StreamState.not_found(target, at_ms, error.rtc_request_id)
+
+    def _remember(self, observed: StreamState) -> Known | StateUnavailable:
+        try:
+            return self._table.observe(observed)
+        except StateUnavailable as error:
+            log_error(error, observed.target)
+            return error
+
+    def _fresh(self, targets: Iterable[Target], max_age_seconds: int) -> dict[Target, Known]:
+        """What is known of those targets whose four media are all known as of `max_age_seconds` ago or later."""
+        if not max_age_seconds:
+            return {}
+        try:
+            found = self._table.read(targets)
+        except StateUnavailable as error:
+            # The vendor can still be asked.
+            log_error(error)
+            return {}
+        oldest_ms = (self._wall_clock() - max_age_seconds) * 1000
+        return {target: known for target, known in found.items() if known.state().is_whole_since(oldest_ms)}
+
+
+class Teller:
+    """Tells the queue what is known, and writes that it was told: a crash between the two repeats a message."""
+
+    def __init__(self, queue: ResultsQueue, table: StateTable) -> None:
+        self._queue = queue
+        self._table = table
+
+    @classmethod
+    def from_settings(cls, settings: Settings, table: StateTable) -> Self:
+        """A teller as the settings describe it."""
+        return cls(ResultsQueue.from_settings(settings), table)
+
+    def tell(self, outgoing: Sequence[Outgoing], deadline: float) -> list[str | DeliveryFailed]:
+        """Send messages; for each, in order, the id that SQS gave it, or why it was not accepted."""
+        sent = self._queue.send([entry.message for entry in outgoing], deadline)
+        delivered = [entry for entry, outcome in zip(outgoing, sent, strict=True) if isinstance(outcome, str)]
+        record("StatesDelivered", sum(entry.known is not None for entry in delivered))
+        news = [entry.known for entry in delivered if entry.known and entry.known.is_news]
+        record("StateChanges", len(news))
+        with ThreadPoolExecutor(TELLING_THREADS) as pool:
+            for _ in pool.map(self._mark, news):
+                pass
+        return sent
+
+    def deliver(self, outcomes: Sequence[Outcome], deadline: float) -> list[Result]:
+        """Send the answers; for each outcome the message with SQS's `message_id`, or why there is none."""
+        results: list[Result] = []
+        sending: dict[int, Outgoing] = {}
+        for index, outcome in enumerate(outcomes):
+            outgoing = outcome.outgoing()
+            if isinstance(outcome.answer, StreamState) and isinstance(outgoing, Outgoing):
+                sending[index] = outgoing
+            failed = outcome.answer if isinstance(outcome.answer, StreamStateError) else outgoing
+            results.append(failed if isinstance(failed, StreamStateError) else {})
+        for index, sent in zip(sending, self.tell(list(sending.values()), deadline), strict=True):
+            message = sending[index].message
+            results[index] = {**message, "message_id": sent} if isinstance(sent, str) else sent
+        return results
+
+    def _mark(self, known: Known) -> None:
+        try:
+            self._table.mark_told(known)
+        except StateUnavailable as error:
+            # Whoever observes the target next tells it again, with the same id.
+            log_error(error, known.target)
+
+
+def deadline(context: LambdaContext, reserve_seconds: float) -> float:
+    """When to stop waiting, in monotonic seconds, so that `reserve_seconds` of the invocation are left to answer."""
+    return time.monotonic() + context.get_remaining_time_in_millis() / 1000 - reserve_seconds
+
+
+def item(target: Target, result: Result) -> dict[str, Any]:
+    """A result among several: an error becomes a problem that names its target."""
+    return result.problem(**target.as_dict()) if isinstance(result, StreamStateError) else result
+
+
+def concerns_all(answer: StreamState | StreamStateError) -> bool:
+    """Whether every other target would meet the same error, so that asking on is of no use."""
+    if isinstance(answer, RtcAccessDenied):
+        return not answer.concerns_one_app_id
+    return isinstance(answer, CredentialsInvalid | RtcActionRetired)
+
+
+def not_reached() -> QuotaExceeded:
+    """The error of a target that was not asked, for lack of time."""
+    detail = "The time was up before this target's turn. Ask for fewer targets at once, or allow more time."
+    return QuotaExceeded(detail, retry_after_seconds=1)

@@ -1,0 +1,76 @@
+"""The only logger and the only metrics."""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import EphemeralMetrics
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from stream_state.errors import StreamStateError
+from stream_state.model import Target
+
+NAMESPACE = "StreamState"
+
+logger = Logger(use_rfc3339=True)
+_lock = threading.Lock()
+_recorders: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
+
+type Handler = Callable[[Any, LambdaContext], Any]
+
+
+def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str) -> None:
+    """Add a value to a metric, or to that of a dimension such as `error="RtcThrottled"`."""
+    key = tuple(dimension.items())
+    with _lock:
+        recorder = _recorders.get(key)
+        if recorder is None:
+            recorder = _recorders[key] = EphemeralMetrics(namespace=NAMESPACE)
+            for name, of in key:
+                recorder.add_dimension(name, of)
+        recorder.add_metric(metric, unit, value)
+
+
+def publish_metrics() -> None:
+    """Write what was recorded, in CloudWatch's embedded metric format, and start anew."""
+    with _lock:
+        for recorder in _recorders.values():
+            if recorder.metric_set:
+                recorder.flush_metrics()
+        _recorders.clear()
+
+
+def entry_point(handler: Handler) -> Handler:
+    """Give a handler the event's correlation id in its logs, one log line per error, and published metrics."""
+
+    @logger.inject_lambda_context(clear_state=True)
+    @functools.wraps(handler)
+    def wrapper(event: Any, context: LambdaContext) -> Any:
+        logger.set_correlation_id(_correlation_id(event) or context.aws_request_id)
+        try:
+            return handler(event, context)
+        except StreamStateError as error:
+            log_error(error)
+            raise
+        finally:
+            publish_metrics()
+
+    return wrapper
+
+
+def log_error(error: StreamStateError, target: Target | None = None) -> None:
+    """Log an error once, with the target it concerns and what the vendor called it."""
+    known = {"rtc_code": error.rtc_code, "rtc_request_id": error.rtc_request_id}
+    keys = {"error": type(error).__name__, **{name: value for name, value in known.items() if value}}
+    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else {})})
+
+
+def _correlation_id(event: Any) -> str | None:
+    """API Gateway's request id, or the id of an EventBridge event."""
+    if not isinstance(event, dict):
+        return None
+    request = event.get("requestContext")
+    found = request.get("requestId") if isinstance(request, dict) else event.get("id")
+    return found if isinstance(found, str) else None

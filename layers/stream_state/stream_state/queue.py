@@ -1,0 +1,129 @@
+"""The results queue: messages in batches within the limits of SQS, standard or FIFO."""
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_state.errors import DeliveryFailed
+from stream_state.observability import logger
+from stream_state.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+
+MAX_BATCH_ENTRIES = 10
+MAX_BATCH_BYTES = 256 * 1024
+MAX_TRIES = 3
+BACKOFF_SECONDS = 0.2
+
+type Message = Mapping[str, Any]
+type Entry = SendMessageBatchRequestEntryTypeDef
+
+
+class ResultsQueue:
+    """Sends messages to one queue; safe to share among threads."""
+
+    def __init__(
+        self,
+        client: "SQSClient",
+        url: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._client = client
+        self._url = url
+        self._fifo = url.endswith(".fifo")
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The queue that `RESULTS_QUEUE_URL` names."""
+        if not settings.results_queue_url:
+            message = "RESULTS_QUEUE_URL is not set."
+            raise SettingsError(message)
+        # One try: what is tried again is decided here, message by message.
+        config = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 1})
+        return cls(boto3.client("sqs", config=config), settings.results_queue_url)
+
+    def send(self, messages: Sequence[Message], deadline: float) -> list[str | DeliveryFailed]:
+        """For each message, in order: the id that SQS gave it, or why it was not accepted.
+
+        What SQS may accept later is tried again, with full jitter, until `deadline` (monotonic seconds).
+        """
+        outcomes: dict[int, str | DeliveryFailed] = {}
+        waiting = {index: self._entry(index, message) for index, message in enumerate(messages)}
+        for tries in range(1, MAX_TRIES + 1):
+            for batch in _batches(waiting.values()):
+                outcomes |= self._send_batch(batch)
+            waiting = {i: entry for i, entry in waiting.items() if _may_be_tried_again(outcomes[i])}
+            pause = self._jitter(0, BACKOFF_SECONDS * 2**tries)
+            if not waiting or tries == MAX_TRIES or self._clock() + pause > deadline:
+                break
+            self._sleep(pause)
+        return [outcomes[index] for index in range(len(messages))]
+
+    def _entry(self, index: int, message: Message) -> "Entry":
+        entry: Entry = {"Id": str(index), "MessageBody": json.dumps(message, separators=(",", ":"))}
+        if self._fifo:
+            ids = "\n".join(message[name] for name in ("app_id", "room_id", "user_id"))
+            entry["MessageGroupId"] = hashlib.sha256(ids.encode()).hexdigest()
+            entry["MessageDeduplicationId"] = message["id"]
+        return entry
+
+    def _send_batch(self, batch: list["Entry"]) -> dict[int, str | DeliveryFailed]:
+        try:
+            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=batch)
+        except (ClientError, BotoCoreError) as error:
+            reason = _code(error)
+            logger.warning("SQS did not accept a batch.", extra={"reason": reason, "messages": len(batch)})
+            return {int(entry["Id"]): _failure(reason, retryable=True) for entry in batch}
+        missing = {int(entry["Id"]): _failure("NotAnswered", retryable=True) for entry in batch}
+        sent = {int(entry["Id"]): entry["MessageId"] for entry in answer.get("Successful", ())}
+        failed = {
+            int(entry["Id"]): _failure(entry["Code"], retryable=not entry["SenderFault"])
+            for entry in answer.get("Failed", ())
+        }
+        return missing | sent | failed
+
+
+def _batches(entries: Iterable["Entry"]) -> Iterator[list["Entry"]]:
+    """The entries in order, in batches of at most 10 and 256 KiB."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        entry_size = len(entry["MessageBody"].encode())
+        if batch and (len(batch) == MAX_BATCH_ENTRIES or size + entry_size > MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += entry_size
+    if batch:
+        yield batch
+
+
+def _may_be_tried_again(outcome: str | DeliveryFailed) -> bool:
+    return isinstance(outcome, DeliveryFailed) and outcome.retryable
+
+
+def _failure(reason: str, *, retryable: bool) -> DeliveryFailed:
+    error = DeliveryFailed(f"SQS did not accept the message ({reason}). Check the queue and the function's policy.")
+    error.retryable = retryable
+    return error
+
+
+def _code(error: Exception) -> str:
+    """The error code of SQS, or the kind of failure that kept its answer away; never its message."""
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    return code or type(error).__name__

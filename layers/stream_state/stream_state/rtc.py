@@ -1,0 +1,242 @@
+"""The vendor's GetUserStreamState: one signed call, bounded in time and size, retried where that can help."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Self
+
+import requests
+import urllib3
+
+from stream_state.credentials import KeySource, SecretKeys
+from stream_state.errors import (
+    RtcAccessDenied,
+    RtcProtocolError,
+    RtcUnavailable,
+    StreamStateError,
+    TargetNotFound,
+    error_for_code,
+    vendor_name,
+)
+from stream_state.model import PRESENT, Fact, Medium, StreamState, Target
+from stream_state.observability import logger, record
+from stream_state.quota import Limiter, LocalLimiter
+from stream_state.settings import Settings
+from stream_state.signing import SigningKeys, VolcengineAuth
+from stream_state.transport import bounded_session
+from stream_state.validation import parse_json
+
+# Calls under way at once, and connections kept: enough for 60 calls a second that take a second each.
+MAX_CONCURRENCY = 64
+MAX_BODY_BYTES = 1024 * 1024
+MAX_TRIES = 3
+BACKOFF_SECONDS = 0.2
+MAX_RETRY_AFTER_SECONDS = 3600
+# Below this there is no time left for a call that could succeed.
+MIN_CALL_SECONDS = 0.05
+_MEDIA = {
+    "Audio": Medium.AUDIO,
+    "Video": Medium.VIDEO,
+    "ScreenAudio": Medium.SCREEN_AUDIO,
+    "ScreenVideo": Medium.SCREEN_VIDEO,
+}
+_NOT_FOUND_RESULTS = frozenset({"User is not found.", "Room is not found."})
+
+
+class RtcClient:
+    """Asks the vendor for stream states; safe to share among threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: KeySource,
+        limiter: Limiter,
+        *,
+        session: requests.Session | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._limiter = limiter
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._session = session or bounded_session(MAX_CONCURRENCY)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, function: str) -> Self:
+        """A client with the keys of the secret and the limit that the settings name."""
+        return cls(settings, SecretKeys.from_settings(settings), LocalLimiter(settings.rtc_qps, settings.rtc_burst))
+
+    def stream_state(
+        self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None
+    ) -> StreamState:
+        """The state of a target as the vendor tells it now; `deadline` in monotonic seconds.
+
+        Every try reserves a slot and is signed anew; what `before_call` raises prevents the call. Raises
+        `TargetNotFound`, `QuotaExceeded` and the errors whose names begin with `Rtc` and `Credentials`.
+        """
+        keys = self._keys.keys()
+        may_renew_keys = True
+        tries = 0
+        while True:
+            tries += 1
+            self._limiter.acquire(deadline)
+            before_call()
+            signed_at = self._clock()
+            try:
+                return self._call(target, keys, deadline)
+            except RtcAccessDenied as error:
+                if not (error.rejects_keys and may_renew_keys):
+                    raise
+                may_renew_keys = False
+                rejected, keys = keys, self._keys.keys_after_rejection(keys, signed_at)
+                if keys == rejected:
+                    raise
+                logger.info("Volcengine rejected the signing keys; trying those that the secret holds now.")
+            except StreamStateError as error:
+                pause = self._pause(error, tries)
+                if not error.retryable or tries >= MAX_TRIES or self._clock() + pause + MIN_CALL_SECONDS > deadline:
+                    raise
+                self._sleep(pause)
+
+    def _pause(self, error: StreamStateError, tries: int) -> float:
+        """Seconds before the next try: full jitter, at least as long as the vendor asks for."""
+        return max(self._jitter(0, BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
+
+    def _call(self, target: Target, keys: SigningKeys, deadline: float) -> StreamState:
+        record("RtcCalls")
+        started = self._clock()
+        sent_at_ms = int(self._wall_clock() * 1000)
+        try:
+            status, headers, body = self._exchange(target, keys, deadline - started)
+            return _read_answer(target, sent_at_ms, status, headers, body, keys.secrets)
+        except StreamStateError as error:
+            record("RtcErrors", error=type(error).__name__)
+            if isinstance(error, TargetNotFound):
+                error.observed_at_ms = sent_at_ms
+            raise
+        finally:
+            record("RtcLatency", (self._clock() - started) * 1000, "Milliseconds")
+
+    def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of one signed GET."""
+        if seconds_left < MIN_CALL_SECONDS:
+            detail = "There was no time left to call Volcengine. Allow more time, or ask for fewer targets."
+            raise RtcUnavailable(detail, status=HTTPStatus.GATEWAY_TIMEOUT)
+        settings = self._settings
+        try:
+            response = self._session.get(
+                settings.rtc_endpoint,
+                params={
+                    "Action": "GetUserStreamState",
+                    "Version": "2020-12-01",
+                    "AppId": target.app_id,
+                    "RoomId": target.room_id,
+                    "UserId": target.user_id,
+                },
+                auth=VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock),
+                timeout=(
+                    min(settings.rtc_connect_timeout_seconds, seconds_left),
+                    min(settings.rtc_read_timeout_seconds, seconds_left),
+                ),
+                allow_redirects=False,
+                stream=True,
+            )
+            try:
+                body = response.raw.read(MAX_BODY_BYTES + 1)
+            finally:
+                response.close()
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _network_error(error) from None
+        return response.status_code, response.headers, body
+
+
+def _network_error(error: Exception) -> RtcUnavailable:
+    name = type(error).__name__
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        detail = f"Volcengine did not answer in time ({name}). Try again later."
+        return RtcUnavailable(detail, status=HTTPStatus.GATEWAY_TIMEOUT)
+    if isinstance(error, requests.exceptions.SSLError):
+        return RtcUnavailable("The TLS connection to Volcengine failed. Check RtcEndpoint and its certificate.")
+    return RtcUnavailable(f"The connection to Volcengine failed ({name}). Try again later.")
+
+
+def _read_answer(
+    target: Target, sent_at_ms: int, status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]
+) -> StreamState:
+    """The state that a response tells; success needs status 200, no Error, and a Result for the target asked."""
+    if len(body) > MAX_BODY_BYTES:
+        message = f"Volcengine's answer is larger than {MAX_BODY_BYTES} bytes. Check RtcEndpoint."
+        raise RtcProtocolError(message)
+    try:
+        envelope = parse_json(body)
+    except ValueError:
+        envelope = None
+    metadata = _member(envelope, "ResponseMetadata")
+    request_id = vendor_name(_member(metadata, "RequestId"), secrets)
+    error = _member(metadata, "Error")
+    result = _member(envelope, "Result")
+    if isinstance(result, str) and result in _NOT_FOUND_RESULTS and error is None:
+        raise error_for_code("UnknownUser", status, request_id)
+    if error is not None or status != HTTPStatus.OK:
+        code = _member(error, "Code")
+        failure = error_for_code(code if isinstance(code, str) else None, status, request_id, secrets)
+        failure.retry_after_seconds = _retry_after(headers) if failure.retryable else None
+        raise failure
+    if not isinstance(metadata, dict) or not isinstance(result, dict):
+        message = "Volcengine's answer is not JSON with ResponseMetadata and Result. Check RtcEndpoint."
+        raise RtcProtocolError(message, rtc_request_id=request_id)
+    if (result.get("RoomId"), result.get("UserId")) != (target.room_id, target.user_id):
+        message = "Volcengine's answer is not about the room and user that were asked for."
+        raise RtcProtocolError(message, rtc_request_id=request_id)
+    facts = {medium: Fact(value, sent_at_ms) for medium, value in _media(result, target, request_id).items()}
+    if any(fact.value for fact in facts.values()):
+        facts[PRESENT] = Fact(value=True, at_ms=sent_at_ms)
+    return StreamState(target, facts, "query", request_id)
+
+
+def _media(result: Mapping[str, Any], target: Target, request_id: str | None) -> dict[str, bool | None]:
+    """Each medium's value; None for one that is not told, told oddly, or told both ways."""
+    told: dict[str, list[object]] = {medium: [] for medium in Medium}
+    entries = result.get("StreamStates")
+    odd = [] if isinstance(entries, list) else ["StreamStates is not a list"]
+    for entry in entries if isinstance(entries, list) else ():
+        name = _member(entry, "MediaType")
+        if isinstance(name, str) and name in _MEDIA:
+            told[_MEDIA[name]].append(_member(entry, "State"))
+        else:
+            odd.append("an entry has a MediaType that is not known, or none")
+    values = {medium: _agreed(states) for medium, states in told.items()}
+    odd += [f"{medium} is not told as 0 or 1" for medium, value in values.items() if value is None]
+    if odd:
+        keys = {**target.as_dict(), "rtc_request_id": request_id, "odd": sorted(set(odd))}
+        logger.warning("Volcengine's answer leaves something unknown.", extra=keys)
+    return values
+
+
+def _agreed(states: list[object]) -> bool | None:
+    """The one value that all states tell: the integers 0 and 1 only, so neither `true` nor 1.0."""
+    if states and all(type(state) is int and state in {0, 1} and state == states[0] for state in states):
+        return states[0] == 1
+    return None
+
+
+def _member(value: object, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date, at most an hour."""
+    value = headers.get("Retry-After", "")
+    try:
+        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return None
+    return min(max(seconds, 0), MAX_RETRY_AFTER_SECONDS)

@@ -1,0 +1,310 @@
+"""Many targets, one after another at the rate of the limit, each told to the queue."""
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from stream_state.errors import DeliveryFailed, QuotaExceeded, StateUnavailable, StreamStateError
+from stream_state.lookup import Lookup, Outcome, Outgoing, Teller, concerns_all, not_reached
+from stream_state.model import Known, Target, parse_targets, problem_message
+from stream_state.observability import log_error, logger, record
+from stream_state.queue import MAX_BATCH_ENTRIES
+from stream_state.settings import Settings
+from stream_state.table import LEASE_SECONDS, PAGE_ITEMS, StateTable, Watch
+from stream_state.validation import invalid, parse_json, parse_object
+
+MAX_TARGETS = 5_000
+MAX_FAILURES_SHOWN = 20
+EMIT = ("all", "changes")
+_SCHEDULERS = frozenset({"aws.scheduler", "aws.events"})
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """What a sweep is to do: the given targets, or None for the watched ones."""
+
+    targets: Sequence[Target] | None
+    emit: str
+
+    @classmethod
+    def parse(cls, event: object, app_ids: Sequence[str]) -> Self:
+        """The request in an event: bare, or the detail of an EventBridge event. Raises `InvalidTarget`."""
+        if isinstance(event, Mapping) and {"source", "detail-type", "detail"} <= event.keys():
+            event = _detail(event)
+        request = parse_object(event, {"room_id", "user_id", "app_id", "targets", "emit"}, "the event")
+        single = request.keys() & {"room_id", "user_id", "app_id"}
+        if single and "targets" in request:
+            raise invalid("the event", "must hold either targets or room_id and user_id, not both")
+        targets = None
+        if single:
+            targets = [Target.parse(request, app_ids, more_keys={"emit"})]
+        elif "targets" in request:
+            targets = parse_targets(request["targets"], app_ids, MAX_TARGETS)
+        emit = request.get("emit", "all" if targets else "changes")
+        if emit not in EMIT:
+            raise invalid("emit", "must be all or changes")
+        return cls(targets, emit)
+
+
+def _detail(event: Mapping[str, Any]) -> object:
+    """The detail of an EventBridge event; one that a schedule sends without input is empty, as object or as text."""
+    detail = event["detail"]
+    if isinstance(detail, str):
+        try:
+            detail = parse_json(detail)
+        except ValueError:
+            raise invalid("the event's detail", "must be an object") from None
+        if detail != {}:
+            raise invalid("the event's detail", "must be an object, not text")
+    if detail == {} and event["source"] not in _SCHEDULERS:
+        raise invalid("the event's detail", "must name targets unless a schedule sent the event")
+    return detail
+
+
+class Sweep:
+    """Asks for many targets and tells the queue."""
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        teller: Teller,
+        table: StateTable,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._lookup = lookup
+        self._teller = teller
+        self._table = table
+        self._clock = clock
+        self._wall_clock = wall_clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A sweep as the settings describe it."""
+        table = StateTable.from_settings(settings)
+        return cls(Lookup.from_settings(settings, table, "sweep"), Teller.from_settings(settings, table), table)
+
+    def run(self, request: SweepRequest, calls_deadline: float, deadline: float) -> dict[str, Any]:
+        """Ask until `calls_deadline`, send until `deadline` (monotonic seconds), and sum up.
+
+        Raises `StateUnavailable` if the watch list cannot be read, and `DeliveryFailed` if the queue did not accept
+        all messages about given targets, so that whoever invoked the sweep repeats it.
+        """
+        report = _Report(self._teller, request.emit, deadline, self._clock, self._wall_clock)
+        if request.targets is None:
+            summary = self._watched(report, calls_deadline)
+        else:
+            summary = self._given(request.targets, report, calls_deadline)
+        logger.info("The sweep is done.", extra={name: summary[name] for name in summary if name != "failures"})
+        return summary
+
+    def _given(self, targets: Sequence[Target], report: "_Report", calls_deadline: float) -> dict[str, Any]:
+        """Sweep given targets; one that failed or was not reached is told as a problem."""
+        waiting = dict.fromkeys(targets)
+        missing: StreamStateError = not_reached()
+        for outcome in self._lookup.each(list(waiting), calls_deadline):
+            if isinstance(outcome.answer, QuotaExceeded):
+                continue
+            del waiting[outcome.target]
+            report.take(outcome)
+            if isinstance(outcome.known, StreamStateError):
+                report.add_problem(outcome.target, outcome.known)
+                missing = outcome.known if concerns_all(outcome.known) else missing
+        report.asking_ends()
+        for target in waiting:
+            report.add_problem(target, missing)
+        report.flush()
+        summary = report.summary(remaining=len(waiting))
+        if report.unsent:
+            detail = f"SQS did not accept {report.unsent} of the sweep's messages. Repeat it for these targets."
+            raise DeliveryFailed(detail)
+        return summary
+
+    def _watched(self, report: "_Report", calls_deadline: float) -> dict[str, Any]:
+        """Sweep the watch list, once round at most; what failed is asked again by the next sweep."""
+        watch_list = _WatchList(self._table, self._clock)
+        if not watch_list.take():
+            report.asking_ends()
+            return {**report.summary(remaining=0), "skipped": "another sweep of the watch list is under way"}
+        stalest_seconds = 0.0
+        try:
+            for outcome in self._lookup.each(watch_list.targets(), calls_deadline):
+                if isinstance(outcome.answer, QuotaExceeded):
+                    continue
+                report.take(outcome)
+                stalest_seconds = max(stalest_seconds, self._staleness_seconds(outcome, watch_list))
+                watch_list.done(outcome.target)
+            report.asking_ends()
+            report.flush()
+            remaining = 0 if watch_list.ended else self._table.count_watches() - report.asked
+        finally:
+            watch_list.release()
+        if report.asked:
+            record("StalestState", stalest_seconds, "Seconds")
+        return report.summary(remaining=max(remaining, 0))
+
+    def _staleness_seconds(self, outcome: Outcome, watch_list: "_WatchList") -> float:
+        """How old what was known of a watched target had become, counted from its watch if nothing was."""
+        watched_ms = watch_list.watched_at(outcome.target) * 1000
+        if isinstance(outcome.known, Known):
+            known_ms = outcome.known.was_observed_at_ms
+        else:
+            try:
+                known = self._table.read([outcome.target]).get(outcome.target)
+            except StateUnavailable:
+                known = None
+            known_ms = known.state().observed_at_ms if known else None
+        return max(self._wall_clock() - max(known_ms or 0, watched_ms) / 1000, 0)
+
+
+class _Report:
+    """What became of a sweep's targets so far, told to the queue in batches."""
+
+    def __init__(
+        self,
+        teller: Teller,
+        emit: str,
+        deadline: float,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._teller = teller
+        self._emit = emit
+        self._deadline = deadline
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._started = clock()
+        self._asking_seconds = 0.0
+        self._outbox: list[Outgoing] = []
+        self._failures: list[dict[str, Any]] = []
+        self._delivered = self._unchanged = self._failed = 0
+        self.asked = self.unsent = 0
+
+    def take(self, outcome: Outcome) -> None:
+        """Count an outcome, and tell it if it is to be told."""
+        self.asked += 1
+        outgoing = outcome.outgoing()
+        if isinstance(outgoing, StreamStateError):
+            self._fail(outcome.target, outgoing)
+        elif self._emit == "changes" and outgoing.known and not outgoing.known.is_news:
+            self._unchanged += 1
+        else:
+            self._add(outgoing)
+
+    def add_problem(self, target: Target, error: StreamStateError) -> None:
+        """Tell why nothing is known of a target."""
+        self._add(Outgoing(problem_message(target, error, int(self._wall_clock() * 1000)), None))
+
+    def asking_ends(self) -> None:
+        """Take the time: what comes now is telling only."""
+        self._asking_seconds = self._clock() - self._started
+
+    def flush(self) -> None:
+        """Send all that waits."""
+        outcomes = self._teller.tell(self._outbox, self._deadline)
+        for outgoing, outcome in zip(self._outbox, outcomes, strict=True):
+            if isinstance(outcome, DeliveryFailed):
+                self.unsent += 1
+                if outgoing.known:
+                    self._fail(outgoing.known.target, outcome)
+            elif outgoing.known:
+                self._delivered += 1
+        self._outbox.clear()
+
+    def summary(self, remaining: int) -> dict[str, Any]:
+        """What the sweep returns."""
+        return {
+            "targets": self.asked + remaining,
+            "delivered": self._delivered,
+            "unchanged": self._unchanged,
+            "failed": self._failed,
+            "failures": self._failures,
+            "remaining": remaining,
+            "duration_seconds": round(self._clock() - self._started, 3),
+            "calls_per_second": round(self.asked / self._asking_seconds, 1) if self._asking_seconds else 0.0,
+        }
+
+    def _add(self, outgoing: Outgoing) -> None:
+        self._outbox.append(outgoing)
+        if len(self._outbox) >= MAX_BATCH_ENTRIES:
+            self.flush()
+
+    def _fail(self, target: Target, error: StreamStateError) -> None:
+        self._failed += 1
+        log_error(error, target)
+        if len(self._failures) < MAX_FAILURES_SHOWN:
+            self._failures.append({**target.as_dict(), "problem": error.problem()})
+
+
+class _WatchList:
+    """The watched targets from the stored cursor once round, under the lease."""
+
+    def __init__(self, table: StateTable, clock: Callable[[], float]) -> None:
+        self._table = table
+        self._clock = clock
+        self._token = secrets.token_hex(8)
+        self._cursor: str | None = None
+        self._kept_at = clock()
+        self._done_since_kept = 0
+        self._order: deque[Watch] = deque()
+        self._under_way: dict[Target, Watch] = {}
+        self.ended = False
+
+    def take(self) -> bool:
+        """Take the lease, and with it the cursor; False if another sweep holds it."""
+        self._kept_at = self._clock()
+        taken, self._cursor = self._table.take_lease(self._token)
+        return taken
+
+    def targets(self) -> Iterator[Target]:
+        """The targets after the cursor, then those before it; ends early if the lease is lost."""
+        start = self._cursor
+        parts = [(start, None), (None, start)] if start else [(None, None)]
+        for first, last in parts:
+            after: str | None = first
+            while True:
+                page = self._table.watches(after, last)
+                for watch in page.entries:
+                    if self._clock() - self._kept_at > LEASE_SECONDS:
+                        logger.warning("The sweep lost the lease of the watch list, and ends.")
+                        return
+                    self._order.append(watch)
+                    self._under_way[watch.target] = watch
+                    yield watch.target
+                after = page.next_key
+                if after is None:
+                    break
+        self.ended = True
+
+    def watched_at(self, target: Target) -> int:
+        """Since when a target under way is watched, in seconds since 1970."""
+        return self._under_way[target].watched_at
+
+    def done(self, target: Target) -> None:
+        """Move the cursor past the targets that are done without a gap, and store it now and then."""
+        del self._under_way[target]
+        self._done_since_kept += 1
+        while self._order and self._order[0].target not in self._under_way:
+            self._cursor = self._order.popleft().key
+        due_seconds = LEASE_SECONDS / 4
+        if self._done_since_kept >= PAGE_ITEMS or self._clock() - self._kept_at > due_seconds:
+            self._keep()
+
+    def release(self) -> None:
+        """Store the cursor and let go of the lease."""
+        self._keep(release=True)
+
+    def _keep(self, *, release: bool = False) -> None:
+        now = self._clock()
+        try:
+            kept = self._table.keep_lease(self._token, self._cursor, release=release)
+        except StateUnavailable as error:
+            # The lease lasts a while yet: the next try may succeed.
+            log_error(error)
+            return
+        self._kept_at = now if kept else float("-inf")
+        self._done_since_kept = 0

@@ -5,15 +5,11 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
+from pathlib import Path
 from types import FrameType
 
-from tests.sandbox.demonstration import CLASSROOM, ROOM, Demonstration
-from tests.sandbox.simulator import APP_ID
-from tests.sandbox.stack import REGION, REPOSITORY, NotBuiltError, Sandbox
-
-TARGET = {"room_id": ROOM, "user_id": "teacher"}
+PACKAGE = Path(__file__).parents[2] / "layers" / "stream_state"
 HOW_TO_QUERY = """make query asks the real service, with your own keys. Please set:
   VOLCENGINE_ACCESS_KEY, VOLCENGINE_SECRET_KEY   a key pair of your Volcengine account
   VOLCENGINE_SESSION_TOKEN                       its session token, if the keys are temporary
@@ -35,7 +31,23 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "query":
         return ask_real_service(arguments.room_id, arguments.user_id, arguments.app_id)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell that starts a job in the background lets it ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return start(arguments)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 0 if arguments.command == "serve" else 130
+
+
+def start(arguments: argparse.Namespace) -> int:
+    """Start a sandbox for `run` or `serve`; the exit code."""
+    # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
+    from tests.sandbox.demonstration import Demonstration
+    from tests.sandbox.serving import serve
+    from tests.sandbox.stack import NotBuiltError, Sandbox
+
     try:
         with Sandbox() as sandbox:
             if arguments.command == "run":
@@ -44,59 +56,15 @@ def main() -> int:
     except NotBuiltError as problem:
         print(problem, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nStopped.")
-        return 0 if arguments.command == "serve" else 130
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def serve(sandbox: Sandbox) -> int:
-    """Print what to try, and wait for Ctrl-C."""
-    for user, media in CLASSROOM.items():
-        sandbox.simulator.publish(ROOM, user, *media)
-    several = json.dumps({"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
-    queued = json.dumps({**TARGET, "deliver": "queue"})
-    receive = json.dumps({"QueueUrl": sandbox.queue_url, "MaxNumberOfMessages": 10})
-    invoke = f"{sandbox.aws.url}/2015-03-31/functions"
-    print(
-        f"""The sandbox is running, with the users {", ".join(CLASSROOM)} in the room {ROOM} of the app {APP_ID}.
-
-  HTTP API              {sandbox.api_url}
-  REST API (payload 1)  {sandbox.rest_api_url}
-  RTC simulator         {sandbox.simulator.url}
-  AWS (moto, Lambda)    {sandbox.aws.url}
-  results queue         {sandbox.queue_url}
-
-IAM is not checked here: a deployed HTTP API answers signed requests only.
-
-Ask for one state:
-  curl -s {sandbox.api_url}/rooms/{ROOM}/users/teacher/stream-state
-Ask for several:
-  curl -s {sandbox.api_url}/stream-states/query -H 'Content-Type: application/json' -d '{several}'
-Let a student switch the camera on, or leave (media: audio, video, screen_audio, screen_video):
-  curl -s -X PUT {sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1 -d '{{"video": true}}'
-  curl -s -X DELETE {sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1
-Invoke the functions directly:
-  curl -s {invoke}/TaskFunction/invocations -d '{json.dumps(TARGET)}'
-  curl -s {invoke}/TaskFunction/invocations -d '{queued}'
-  curl -s {invoke}/SweepFunction/invocations -d '{several}'
-Read the queue:
-  curl -s {sandbox.aws.url} --user sandbox:sandbox --aws-sigv4 aws:amz:{REGION}:sqs \\
-    -H 'X-Amz-Target: AmazonSQS.ReceiveMessage' -H 'Content-Type: application/x-amz-json-1.0' -d '{receive}'
-
-Ctrl-C stops everything.""",
-        flush=True,
-    )
-    threading.Event().wait()
-    return 0
-
-
 def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
     """Print the vendor's answer for a user, or the problem; 2 if something must be set first."""
-    sys.path.insert(0, str(REPOSITORY / "layers" / "stream_state"))
+    sys.path.insert(0, str(PACKAGE))
     os.environ.setdefault("POWERTOOLS_LOG_LEVEL", "WARNING")
     # Imported here because the other subcommands must not need the package that they show from outside.
     from stream_state.credentials import StaticKeys

@@ -140,7 +140,11 @@ class Demonstration:
         self._get(f"/rooms/{ROOM}/users/teacher/stream-state", 200)
         outcomes = [arrival.outcome for arrival in list(simulator.arrivals)[before:]]
         print(f"    What the service answered to the calls behind it: {', '.join(outcomes)}")
-        self._check("rotation", outcomes.count("OK") == 1 and len(outcomes) <= 2, "more than one call was refused")
+        self._check(
+            "rotation",
+            outcomes.count("OK") == 1 and len(outcomes) <= 2,
+            "it was not one success after at most one refusal",
+        )
 
     def _close(self, seconds: float) -> int:
         calls, worst = len(self.sandbox.simulator.arrivals), self.sandbox.simulator.worst_second

@@ -1,5 +1,6 @@
 """Fixtures of the unit tests: no sockets, and one fixture for each thing that a test needs."""
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from referencing import Registry, Resource
 from stream_state import observability
 from stream_state.credentials import StaticKeys
 from stream_state.model import Target
-from stream_state.rtc import RtcClient, bounded_session
+from stream_state.rtc import RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
+from stream_state.transport import bounded_session
 from tests.unit.fakes import Clock, FakeAdapter, FakeQueue
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,7 +33,8 @@ def no_sockets(socket_disabled: None) -> None:
 def no_metrics_left() -> Iterator[None]:
     """Leave no recorded metric to the next test."""
     yield
-    observability._recorders.clear()
+    with contextlib.redirect_stdout(io.StringIO()):
+        observability.publish_metrics()
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def adapter() -> FakeAdapter:
 
 @pytest.fixture
 def session(adapter: FakeAdapter) -> requests.Session:
-    session = bounded_session()
+    session = bounded_session(1)
     session.mount("https://", adapter)
     return session
 

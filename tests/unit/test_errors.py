@@ -1,11 +1,12 @@
 """The taxonomy: what each error is over HTTP, and which codes of the vendor lead to it."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stream_state import errors
 from stream_state.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
@@ -118,7 +119,7 @@ def test_without_a_listed_code_the_status_decides(code: str | None, status: int,
         ("InvalidAccessKey", "Store an active key pair"),
         ("InvalidSecretToken", "session token"),
         ("SignatureDoesNotMatch", "secret key that belongs to"),
-        ("LackPolicy", "may read RTC"),
+        ("LackPolicy", "denied access"),
         ("ServiceNotFound", "RtcEndpoint"),
         ("FlowLimitExceeded", "RtcQps"),
         (None, "answered HTTP 400 without"),
@@ -126,14 +127,6 @@ def test_without_a_listed_code_the_status_decides(code: str | None, status: int,
 )
 def test_the_detail_says_what_to_do(code: str | None, advice: str) -> None:
     assert advice in error_for_code(code, 400).detail
-
-
-@pytest.mark.parametrize("name", [*errors._ADVICE, "{status}", "StreamStateError"])
-def test_a_code_that_is_named_like_one_of_our_errors_is_not_mistaken_for_it(name: str) -> None:
-    error = error_for_code(name, 400)
-
-    if type(error) is RtcProtocolError:
-        assert error.detail == error_for_code(None, 400).detail
 
 
 @pytest.mark.parametrize(
@@ -206,9 +199,6 @@ def test_a_name_of_the_vendor_is_shown_only_if_it_is_plain_and_holds_no_secret(v
 
 
 def test_the_problem_schema_names_every_kind() -> None:
-    # The examples of the schema are what a reader of docs sees.
-    from tests.unit.conftest import DOCS  # noqa: PLC0415 (a path alone)
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "problem.schema.json").read_text())
 
-    text = (DOCS / "problem.schema.json").read_text()
-
-    assert all(f'"{kind.__name__}"' in text for kind, *_ in KINDS)
+    assert schema["properties"]["error"]["examples"] == [kind.__name__ for kind, *_ in KINDS]

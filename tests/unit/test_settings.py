@@ -68,8 +68,8 @@ def test_an_endpoint_is_https_or_loopback(address: str, endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("RTC_APP_IDS", "", "is not set"),
-        ("RTC_APP_IDS", " ", "is not set"),
+        ("RTC_APP_IDS", "", "must be AppIds joined by commas"),
+        ("RTC_APP_IDS", " ", "must be AppIds joined by commas"),
         ("RTC_APP_IDS", "a,,b", "must be AppIds joined by commas"),
         ("RTC_APP_IDS", "a,", "must be AppIds joined by commas"),
         ("RTC_APP_IDS", "a\x00b", "must be AppIds joined by commas"),

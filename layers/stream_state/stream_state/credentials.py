@@ -62,7 +62,8 @@ class SecretKeys:
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: SigningKeys | None = None
-        self._read_at = self._stale_at = float("-inf")
+        self._read_at = self._stale_at = self._failed_at = float("-inf")
+        self._failure: StreamStateError | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -83,16 +84,21 @@ class SecretKeys:
         """
         if self._keys and self._clock() < self._stale_at:
             return self._keys
+        asked_at = self._clock()
         # While one thread reads, the others go on with the earlier value if there is one.
         if not self._lock.acquire(blocking=self._keys is None):
             return self._keys  # type: ignore[return-value]  # not None, else the line above waits
         try:
             if self._keys and self._clock() < self._stale_at:
                 return self._keys
+            if self._failure and self._failed_at >= asked_at:
+                # Another thread has read meanwhile, in vain: reading once more would only take its time again.
+                raise self._failure
             try:
                 return self._read()
             except (CredentialsInvalid, CredentialsUnavailable) as error:
                 if self._keys is None:
+                    self._failure, self._failed_at = error, self._clock()
                     raise
                 self._stale_at = self._clock() + _RETRY_AFTER_SECONDS
                 logger.warning(

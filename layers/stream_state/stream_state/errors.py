@@ -41,10 +41,10 @@ class StreamStateError(Exception):
 
     @property
     def retry_after(self) -> int | None:
-        """Whole seconds for a Retry-After header, rounded up; None if coming back later is no cure."""
-        if self.retry_after_seconds is None:
+        """Whole seconds for a Retry-After header, rounded up; always given with status 429."""
+        if self.retry_after_seconds is None and self.http_status != HTTPStatus.TOO_MANY_REQUESTS:
             return None
-        return max(1, math.ceil(self.retry_after_seconds))
+        return max(1, math.ceil(self.retry_after_seconds or 0))
 
     def problem(self, **more: str | None) -> dict[str, Any]:
         """Problem document; `more` adds members, such as the path asked, and None leaves one out."""

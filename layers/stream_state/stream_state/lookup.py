@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.errors import (
     CredentialsInvalid,
+    CredentialsUnavailable,
     DeliveryFailed,
     QuotaExceeded,
     RtcAccessDenied,
@@ -252,7 +253,7 @@ def concerns_all(answer: StreamState | StreamStateError) -> bool:
     """Whether every other target would meet the same error, so that asking on is of no use."""
     if isinstance(answer, RtcAccessDenied):
         return not answer.concerns_one_app_id
-    return isinstance(answer, CredentialsInvalid | RtcActionRetired)
+    return isinstance(answer, CredentialsInvalid | CredentialsUnavailable | RtcActionRetired)
 
 
 def not_reached() -> QuotaExceeded:

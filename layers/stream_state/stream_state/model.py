@@ -24,6 +24,7 @@ class Medium(StrEnum):
 
 
 PRESENT = "present"
+FOUND = "found"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,7 +71,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What is known of a target: a fact for each medium told of, and one for `present`."""
+    """What is known of a target: facts of its media, of `present` as events tell it, and of `found` as queries do.
+
+    A query that finds the user does not prove presence, but ends what an earlier one, which did not, had proved.
+    """
 
     target: Target
     facts: Mapping[str, Fact]
@@ -81,14 +85,14 @@ class StreamState:
     def not_found(cls, target: Target, at_ms: int, rtc_request_id: str | None) -> Self:
         """What it tells that the vendor does not know a target: not present, and nothing of its media."""
         facts = {medium.value: Fact(None, at_ms) for medium in Medium}
-        return cls(target, {**facts, PRESENT: Fact(value=False, at_ms=at_ms)}, "query", rtc_request_id)
+        return cls(target, {**facts, FOUND: Fact(value=False, at_ms=at_ms)}, "query", rtc_request_id)
 
     @property
     def values(self) -> dict[str, bool | None]:
         """Value of the four media and of `present`, None where not known."""
         media = {medium.value: self._value(medium) for medium in Medium}
-        on = any(media.values())
-        return {**media, PRESENT: True if on else self._value(PRESENT)}
+        presence = self._presence()
+        return {**media, PRESENT: True if any(media.values()) else presence.value if presence else None}
 
     @property
     def publishing(self) -> bool | None:
@@ -100,8 +104,9 @@ class StreamState:
     def observed_at_ms(self) -> int | None:
         """Oldest time of the known media; of `present` if no medium is known; None if nothing is."""
         known = [self.facts[medium].at_ms for medium in Medium if self._value(medium) is not None]
-        if not known and self._value(PRESENT) is not None:
-            known = [self.facts[PRESENT].at_ms]
+        presence = self._presence()
+        if not known and presence and presence.value is not None:
+            known = [presence.at_ms]
         return min(known, default=None)
 
     def is_whole_since(self, oldest_ms: float) -> bool:
@@ -124,6 +129,10 @@ class StreamState:
             "source": self.source,
             "rtc_request_id": self.rtc_request_id,
         }
+
+    def _presence(self) -> Fact | None:
+        told, found = self.facts.get(PRESENT), self.facts.get(FOUND)
+        return found if found and found.value is False and (told is None or found.at_ms > told.at_ms) else told
 
     def _value(self, name: str) -> bool | None:
         fact = self.facts.get(name)

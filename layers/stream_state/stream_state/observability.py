@@ -16,30 +16,39 @@ NAMESPACE = "StreamState"
 
 logger = Logger(use_rfc3339=True)
 _lock = threading.Lock()
-_recorders: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
+_values: dict[tuple[Any, ...], list[float]] = {}
 
 type Handler = Callable[[Any, LambdaContext], Any]
 
 
 def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str) -> None:
-    """Add a value to a metric, or to that of a dimension such as `error="RtcThrottled"`."""
-    key = tuple(dimension.items())
+    """Add a value to a metric, or to that of a dimension such as `error="RtcThrottled"`; counts are summed."""
+    key = (unit, metric, *dimension.items())
     with _lock:
-        recorder = _recorders.get(key)
-        if recorder is None:
-            recorder = _recorders[key] = EphemeralMetrics(namespace=NAMESPACE)
-            for name, of in key:
-                recorder.add_dimension(name, of)
-        recorder.add_metric(metric, unit, value)
+        values = _values.setdefault(key, [])
+        if unit == "Count" and values:
+            values[0] += value
+        else:
+            values.append(value)
 
 
 def publish_metrics() -> None:
     """Write what was recorded, in CloudWatch's embedded metric format, and start anew."""
     with _lock:
-        for recorder in _recorders.values():
-            if recorder.metric_set:
-                recorder.flush_metrics()
-        _recorders.clear()
+        recorded = dict(_values)
+        _values.clear()
+    emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
+    for (unit, metric, *dimensions), values in recorded.items():
+        emitter = emitters.get(tuple(dimensions))
+        if emitter is None:
+            emitter = emitters[tuple(dimensions)] = EphemeralMetrics(namespace=NAMESPACE)
+            for name, of in dimensions:
+                emitter.add_dimension(name, of)
+        for value in values:
+            emitter.add_metric(metric, unit, value)
+    for emitter in emitters.values():
+        if emitter.metric_set:
+            emitter.flush_metrics()
 
 
 def entry_point(handler: Handler) -> Handler:

@@ -1,19 +1,58 @@
 """The limit on calls to the vendor: every call reserves a slot before it is made."""
 
+import math
+import random
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.errors import QuotaExceeded
-from stream_state.observability import record
+from stream_state.observability import logger, record
+from stream_state.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import UpdateItemOutputTypeDef
+
+type Function = Literal["api", "task", "sweep"]
+
+MAX_HOLD_SECONDS = 60
+# How long a caller sleeps for its slot without asking anew whether calls are on hold.
+LOOK_SECONDS = 1
+# The longest pause between two questions of one caller, so that it notices a hold that was lifted.
+MAX_PAUSE_SECONDS = 5
+OUTAGE_SECONDS = 5
+THROTTLED_SECONDS = 0.2
+# Slots that a sweep leaves to others after one of its own: more after a denial, fewer after a grant at first try.
+MAX_YIELD_SLOTS, YIELD_STEP_SLOTS, YIELD_FACTOR = 64, 0.5, 0.7
+_KEY: Mapping[str, Any] = {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}
+_NOT_ON_HOLD = "(attribute_not_exists(hold_until) OR hold_until <= :seconds)"
+_IDLE = ("SET next_us = :next", f"(attribute_not_exists(next_us) OR next_us < :now) AND {_NOT_ON_HOLD}")
+_BUSY = ("SET next_us = next_us + :more", f"next_us >= :now AND next_us <= :latest AND {_NOT_ON_HOLD}")
+_LOST = "ConditionalCheckFailedException"
+_THROTTLES = frozenset(
+    {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
+)
+_FULL = "No call to Volcengine is free before this request must end. Ask again later, or for fewer targets."
+_ON_HOLD = "Calls to Volcengine are on hold. Ask again later."
+_THROTTLED = "DynamoDB throttles the table that holds the call limit. Ask again later."
+_DOWN = "The table that holds the call limit does not answer. Ask again later."
 
 
 class Limiter(Protocol):
     """Where calls to the vendor get their slots."""
 
     def acquire(self, deadline: float) -> None:
-        """Wait for a slot; raises `QuotaExceeded` at once if none comes before `deadline` (monotonic seconds)."""
+        """Wait for a slot; raises `QuotaExceeded` if none comes before `deadline` (monotonic seconds)."""
+
+    def hold(self, seconds: float) -> None:
+        """Let no call begin for so long, at most `MAX_HOLD_SECONDS`: the vendor throttles."""
 
 
 class LocalLimiter:
@@ -34,17 +73,215 @@ class LocalLimiter:
         self._next_arrival = clock()
 
     def acquire(self, deadline: float) -> None:
-        """See `Limiter`."""
+        """See `Limiter`; refuses at once."""
         with self._lock:
             now = self._clock()
             slot = max(now, self._next_arrival - self._tolerance)
             if slot > deadline:
                 record("QuotaDenied")
-                detail = (
-                    "No call to Volcengine is free before this request must end. Ask again later, or for fewer targets."
-                )
-                raise QuotaExceeded(detail, retry_after_seconds=slot - deadline)
+                raise QuotaExceeded(_FULL, retry_after_seconds=slot - deadline)
             self._next_arrival = max(now, self._next_arrival) + self._interval
         record("QuotaGranted")
         if slot > now:
             self._sleep(slot - now)
+
+    def hold(self, seconds: float) -> None:
+        """See `Limiter`; slots that were given out before stay valid."""
+        with self._lock:
+            free_at = self._clock() + min(seconds, MAX_HOLD_SECONDS)
+            self._next_arrival = max(self._next_arrival, free_at + self._tolerance)
+
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """A waiting thread: its deadline (monotonic seconds), then a slot, a refusal, or neither if it is to ask again."""
+
+    deadline: float
+    woken: threading.Event = field(default_factory=threading.Event)
+    slot_us: int | None = None
+    refusal: QuotaExceeded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """No slot now: why, when there may be one, and how long to wait before asking again."""
+
+    detail: str
+    free_in_seconds: float
+    pause_seconds: float
+
+
+class TableLimiter:
+    """GCRA on one DynamoDB item that all processes share; safe to share among threads, which get slots in blocks.
+
+    On the item, `next_us` is when the next call is due (epoch microseconds): calls come earlier by at most the burst.
+    `hold_until` (epoch seconds) stops all calls.
+    """
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        settings: Settings,
+        function: Function,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._client = client
+        self._table_name = settings.table_name
+        self._function = function
+        self._is_sweep = function == "sweep"
+        self._burst = settings.rtc_burst
+        # Rounded up, so that the rate is never above the one configured.
+        self._interval_us = math.ceil(1_000_000 / settings.rtc_qps)
+        # A sweep leaves the rest of the burst to those who have somebody waiting.
+        self._tolerance_us = (min(self._burst, 2) - 1 if self._is_sweep else self._burst - 1) * self._interval_us
+        self._may_go_local = settings.quota_failure_mode == "open"
+        self._local = LocalLimiter(settings.rtc_qps / 10, 1, clock, sleep)
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._look_lock = threading.Lock()
+        # The first in the queue asks the table for all; the others wait until they have an answer or are the first.
+        self._queue: list[_Caller] = []
+        # The item as last seen, and whether others had moved it on.
+        self._next_us = 0
+        self._hold_until = 0.0
+        self._looked_at = -math.inf
+        self._is_shared = False
+        self._down_until = -math.inf
+        self._turn_us = 0
+        self._yield_slots = 1.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings, function: Function) -> Self:
+        """The limiter on the table that `TABLE_NAME` names, for one kind of caller."""
+        if not settings.table_name:
+            message = "TABLE_NAME is not set."
+            raise SettingsError(message)
+        # One try: what is tried again is decided here.
+        config = Config(connect_timeout=1, read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1})
+        return cls(boto3.client("dynamodb", config=config), settings, function)
+
+    def acquire(self, deadline: float) -> None:
+        """See `Limiter`; refuses at once, but a sweep only when its deadline has come."""
+        started = self._clock()
+        while not (self._may_go_local and self._clock() < self._down_until):
+            caller = _Caller(deadline)
+            self._queue_up(caller)
+            if caller.refusal:
+                record("QuotaDenied")
+                raise caller.refusal
+            if caller.slot_us is not None and self._reach(caller.slot_us):
+                record("QuotaGranted")
+                break
+        else:
+            self._local.acquire(deadline)
+        record("QuotaWait", (self._clock() - started) * 1000, "Milliseconds", function=self._function)
+
+    def hold(self, seconds: float) -> None:
+        """See `Limiter`; a longer hold that is in the table stays."""
+        until = math.ceil(self._wall_clock() + min(seconds, MAX_HOLD_SECONDS))
+        with self._lock:
+            if until <= self._hold_until:
+                return
+            self._hold_until = until
+        self._local.hold(seconds)
+        logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
+        condition = "attribute_not_exists(hold_until) OR hold_until < :until"
+        try:
+            self._update("SET hold_until = :until", condition, {":until": until})
+        except (BotoCoreError, ClientError) as error:
+            if _code(error) != _LOST:
+                logger.warning("The hold could not be written to the table.", extra={"error": _code(error)})
+
+    def _reach(self, slot_us: int) -> bool:
+        """Sleep until a slot; False if calls are on hold by then."""
+        if (early_us := slot_us - self._now_us()) > 0:
+            self._sleep(early_us / 1_000_000)
+        with self._look_lock:
+            if self._clock() - self._looked_at > LOOK_SECONDS:
+                try:
+                    answer = self._client.get_item(TableName=self._table_name, Key=_KEY, ConsistentRead=True)
+                    self._see(answer.get("Item", {}))
+                except (BotoCoreError, ClientError) as error:
+                    self._looked_at = self._clock()
+                    logger.warning("A hold could not be looked up.", extra={"error": _code(error)})
+        return self._hold_until <= self._wall_clock()
+
+    def _queue_up(self, caller: _Caller) -> None:
+        """Wait until the caller has its answer; the first in the queue asks for all."""
+        with self._lock:
+            self._queue.append(caller)
+            leads = self._queue[0] is caller
+        if not leads:
+            caller.woken.wait(max(caller.deadline - self._clock(), 0))
+        try:
+            with self._lock:
+                place = self._queue.index(caller) if caller in self._queue else None
+            if place == 0:
+                self._lead(caller)
+            elif place:
+                self._refuse(caller, _Denial(_FULL, 1, 0))
+        finally:
+            self._let_go([caller])
+            with self._lock:
+                if self._queue:
+                    self._queue[0].woken.set()
+
+    def _let_go(self, callers: Iterable[_Caller]) -> None:
+        with self._lock:
+            for caller in callers:
+                if caller in self._queue:
+                    self._queue.remove(caller)
+                caller.woken.set()
+
+    def _lead(self, head: _Caller) -> None:
+        """Ask the table, with a pause after each denial, until the first in the queue has its answer."""
+        failures = denials = 0
+        turn_in = max(self._turn_us - self._now_us(), 0) / 1_000_000
+        denial = _Denial(_FULL, turn_in, turn_in)
+        while True:
+            left = head.deadline - self._clock()
+            pause = min(denial.pause_seconds, MAX_PAUSE_SECONDS)
+            if denial.free_in_seconds > left and (not self._is_sweep or pause >= left):
+                if self._is_sweep:
+                    self._sleep(max(left, 0))
+                return self._refuse(head, denial)
+            if pause > 0:
+                self._sleep(min(pause, left))
+            try:
+                found = self._ask(denials)
+            except (BotoCoreError, ClientError) as error:
+                failures += 1
+                found = self._failed(error, failures)
+            else:
+                failures = 0
+            if found is None:
+                return None
+            denial = found
+            denials += 1
+
+    def _ask(self, denials: int) -> _Denial | None:
+        """Reserve slots for the first in the queue with one write, by the branch that what was last seen suggests."""
+        now, hold_until = self._now_us(), self._hold_until
+        block, latest = self._block(now)
+        more = len(block) * self._interval_us
+        values = {":seconds": now // 1_000_000, ":now": now}
+        try:
+            if self._next_us > now or self._is_shared:
+                answer = self._update(*_BUSY, values | {":more": more, ":latest": latest})
+            else:
+                answer = self._update(*_IDLE, values | {":next": now + more})
+        except ClientError as error:
+            if _code(error) != _LOST:
+                raise
+            self._see(error.response.get("Item", {}))
+            return self._denied(denials)
+        due = int(answer["Attributes"]["next_us"]["N"]) - more
+        self._see({"next_us": ...})
+        return None

@@ -20,7 +20,7 @@ from stream_state.errors import (
     error_for_code,
     vendor_name,
 )
-from stream_state.model import PRESENT, Fact, Medium, StreamState, Target
+from stream_state.model import FOUND, Fact, Medium, StreamState, Target
 from stream_state.observability import logger, record
 from stream_state.quota import Limiter, LocalLimiter
 from stream_state.settings import Settings
@@ -87,7 +87,7 @@ class RtcClient:
         tries = 0
         while True:
             tries += 1
-            self._limiter.acquire(deadline)
+            self._limiter.acquire(deadline - MIN_CALL_SECONDS)
             before_call()
             signed_at = self._clock()
             try:
@@ -188,7 +188,7 @@ def _read_answer(
     if error is not None or status != HTTPStatus.OK:
         code = _member(error, "Code")
         failure = error_for_code(code if isinstance(code, str) else None, status, request_id, secrets)
-        failure.retry_after_seconds = _retry_after(headers) if failure.retryable else None
+        failure.retry_after_seconds = _retry_after(headers, sent_at_ms) if failure.retryable else None
         raise failure
     if not isinstance(metadata, dict) or not isinstance(result, dict):
         message = "Volcengine's answer is not JSON with ResponseMetadata and Result. Check RtcEndpoint."
@@ -197,9 +197,7 @@ def _read_answer(
         message = "Volcengine's answer is not about the room and user that were asked for."
         raise RtcProtocolError(message, rtc_request_id=request_id)
     facts = {medium: Fact(value, sent_at_ms) for medium, value in _media(result, target, request_id).items()}
-    if any(fact.value for fact in facts.values()):
-        facts[PRESENT] = Fact(value=True, at_ms=sent_at_ms)
-    return StreamState(target, facts, "query", request_id)
+    return StreamState(target, {**facts, FOUND: Fact(None, sent_at_ms)}, "query", request_id)
 
 
 def _media(result: Mapping[str, Any], target: Target, request_id: str | None) -> dict[str, bool | None]:
@@ -232,11 +230,11 @@ def _member(value: object, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str], sent_at_ms: int) -> float | None:
     """Seconds that a Retry-After header asks for, as a number or a date, at most an hour."""
     value = headers.get("Retry-After", "")
     try:
-        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - sent_at_ms / 1000
     except ValueError:
         return None
     return min(max(seconds, 0), MAX_RETRY_AFTER_SECONDS)

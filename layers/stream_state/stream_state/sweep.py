@@ -108,6 +108,7 @@ class Sweep:
         missing: StreamStateError = not_reached()
         for outcome in self._lookup.each(list(waiting), calls_deadline):
             if isinstance(outcome.answer, QuotaExceeded):
+                missing = outcome.answer
                 continue
             del waiting[outcome.target]
             report.take(outcome)

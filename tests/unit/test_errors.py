@@ -169,10 +169,16 @@ def test_a_problem_gains_what_is_known_and_leaves_out_what_is_not(conforms: Call
 
 
 @pytest.mark.parametrize(
-    ("seconds", "whole"), [(None, None), (-5.0, 1), (0.0, 1), (0.2, 1), (1.0, 1), (1.01, 2), (59.5, 60)]
+    ("seconds", "whole"), [(None, 1), (-5.0, 1), (0.0, 1), (0.2, 1), (1.0, 1), (1.01, 2), (59.5, 60)]
 )
-def test_retry_after_is_in_whole_seconds_rounded_up(seconds: float | None, whole: int | None) -> None:
+def test_retry_after_is_in_whole_seconds_rounded_up(seconds: float | None, whole: int) -> None:
     assert QuotaExceeded("Later.", retry_after_seconds=seconds).retry_after == whole
+
+
+def test_retry_after_is_always_given_with_429_and_else_only_where_known() -> None:
+    assert RtcUnavailable("Later.").retry_after is None
+    assert RtcUnavailable("Later.", retry_after_seconds=3).retry_after == 3
+    assert RtcThrottled("Later.").retry_after == 1
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class SecretKeys:
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: SigningKeys | None = None
-        self._read_at = self._stale_at = self._failed_at = float("-inf")
+        self._tried_at = self._stale_at = float("-inf")
         self._failure: StreamStateError | None = None
 
     @classmethod
@@ -91,14 +91,13 @@ class SecretKeys:
         try:
             if self._keys and self._clock() < self._stale_at:
                 return self._keys
-            if self._failure and self._failed_at >= asked_at:
+            if self._failure and self._tried_at >= asked_at:
                 # Another thread has read meanwhile, in vain: reading once more would only take its time again.
                 raise self._failure
             try:
                 return self._read()
             except (CredentialsInvalid, CredentialsUnavailable) as error:
                 if self._keys is None:
-                    self._failure, self._failed_at = error, self._clock()
                     raise
                 self._stale_at = self._clock() + _RETRY_AFTER_SECONDS
                 logger.warning(
@@ -109,18 +108,29 @@ class SecretKeys:
             self._lock.release()
 
     def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:
-        """The keys as of now: read anew, unless another thread has done so since the rejected call was signed.
+        """The keys as of now: read anew, unless another thread has tried since the rejected call was signed.
 
         Raises `CredentialsInvalid` or `CredentialsUnavailable`: keys that the vendor rejects do not serve on.
         """
         with self._lock:
-            if self._keys is None or (self._keys == rejected and self._read_at < signed_at):
+            if self._keys is None or (self._keys == rejected and self._tried_at < signed_at):
                 return self._read()
+            if self._keys == rejected and self._failure:
+                raise self._failure
             return self._keys
 
     def _read(self) -> SigningKeys:
         record("SecretRefreshes")
-        read_at = self._clock()
+        self._tried_at = self._clock()
+        try:
+            self._keys, self._failure = self._fetch(), None
+        except StreamStateError as error:
+            self._failure = error
+            raise
+        self._stale_at = self._tried_at + self._max_age_seconds
+        return self._keys
+
+    def _fetch(self) -> SigningKeys:
         try:
             secret = self._client.get_secret_value(SecretId=self._secret_id)
         except ClientError as error:
@@ -128,10 +138,7 @@ class SecretKeys:
         except BotoCoreError as error:
             detail = f"Secrets Manager could not be reached ({type(error).__name__}). Try again later."
             raise CredentialsUnavailable(detail) from None
-        self._keys = parse_keys(secret.get("SecretString"))
-        self._read_at = read_at
-        self._stale_at = read_at + self._max_age_seconds
-        return self._keys
+        return parse_keys(secret.get("SecretString"))
 
 
 class StaticKeys:

@@ -207,10 +207,10 @@ class TableLimiter:
             if self._clock() - self._looked_at > LOOK_SECONDS:
                 try:
                     answer = self._client.get_item(TableName=self._table_name, Key=_KEY, ConsistentRead=True)
-                    self._see(answer.get("Item", {}))
+                    self._hold_until = _number(answer.get("Item", {}), "hold_until")
                 except (BotoCoreError, ClientError) as error:
-                    self._looked_at = self._clock()
                     logger.warning("A hold could not be looked up.", extra={"error": _code(error)})
+                self._looked_at = self._clock()
         return self._hold_until <= self._wall_clock()
 
     def _queue_up(self, caller: _Caller) -> None:
@@ -267,21 +267,126 @@ class TableLimiter:
             denials += 1
 
     def _ask(self, denials: int) -> _Denial | None:
-        """Reserve slots for the first in the queue with one write, by the branch that what was last seen suggests."""
+        """Reserve a block of slots with one write: there is no maximum in DynamoDB, so the likely case is tried."""
         now, hold_until = self._now_us(), self._hold_until
-        block, latest = self._block(now)
+        # What others did since the last look is a guess; after a denial it is known.
+        is_shared = denials == 0 and (self._is_shared or self._yield_slots > 1)
+        block, latest = self._block(now, 1 if self._is_sweep and is_shared else self._burst)
         more = len(block) * self._interval_us
         values = {":seconds": now // 1_000_000, ":now": now}
         try:
-            if self._next_us > now or self._is_shared:
+            if self._next_us > now or is_shared:
                 answer = self._update(*_BUSY, values | {":more": more, ":latest": latest})
             else:
                 answer = self._update(*_IDLE, values | {":next": now + more})
         except ClientError as error:
             if _code(error) != _LOST:
                 raise
-            self._see(error.response.get("Item", {}))
+            item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]  # typed as object
+            self._hold_until = _number(item, "hold_until")
+            self._see(int(_number(item, "next_us")), now)
             return self._denied(denials)
-        due = int(answer["Attributes"]["next_us"]["N"]) - more
-        self._see({"next_us": ...})
+        if self._hold_until == hold_until:
+            self._hold_until = 0
+        due = int(_number(answer.get("Attributes", {}), "next_us")) - more
+        self._see(due, now)
+        self._next_us = due + more
+        if self._is_sweep:
+            if denials == 0:
+                self._yield_slots = max(self._yield_slots * YIELD_FACTOR, 1)
+            pause_us = self._interval_us * self._yield_slots * self._jitter(0.75, 1.25)
+            self._turn_us = self._opens_us() + int(pause_us)
+        for place, caller in enumerate(caller for caller in block if caller in self._queue):
+            caller.slot_us = max(now, due + place * self._interval_us - self._tolerance_us)
+        self._let_go(block)
         return None
+
+    def _block(self, now: int, at_most: int) -> tuple[list[_Caller], int]:
+        """The callers to reserve for, at least one, and the latest `next_us` at which all their slots are in time."""
+        ahead_us = now - int(self._clock() * 1_000_000)
+        block: list[_Caller] = []
+        latest = due = max(now, self._next_us)
+        with self._lock:
+            for place, caller in enumerate(self._queue[:at_most]):
+                last = int(caller.deadline * 1_000_000) + ahead_us
+                if self._is_sweep:
+                    last = min(last, now + self._interval_us)
+                last += self._tolerance_us - place * self._interval_us
+                if block and last < due:
+                    break
+                latest = min(last, latest) if block else last
+                block.append(caller)
+        return block, latest
+
+    def _see(self, due_us: int, now: int) -> None:
+        """Learn when the next call is due, and whether others had moved it on."""
+        self._is_shared = due_us > now and (due_us > self._next_us or self._is_shared)
+        self._next_us = due_us
+        self._looked_at = self._clock()
+
+    def _opens_us(self) -> int:
+        """When the next slot may be reserved by a sweep, or begins for the others."""
+        return self._next_us - self._tolerance_us - (self._interval_us if self._is_sweep else 0)
+
+    def _denied(self, denials: int) -> _Denial:
+        """What the item says after a write that was refused; a wrong guess is put right at once."""
+        now = self._now_us()
+        scatter = self._jitter(0, 2 * self._interval_us) / 1_000_000
+        if (held_for := self._hold_until - now / 1_000_000) > 0:
+            return _Denial(_ON_HOLD, held_for, held_for + scatter)
+        free_in = max(self._opens_us() - now, 0) / 1_000_000
+        if self._is_sweep and free_in:
+            self._yield_slots = min(self._yield_slots + YIELD_STEP_SLOTS, MAX_YIELD_SLOTS)
+            return _Denial(_FULL, free_in, free_in + scatter)
+        return _Denial(_FULL, free_in, scatter if denials else 0)
+
+    def _failed(self, error: Exception, failures: int) -> _Denial | None:
+        """A throttled item is a denial; another failure is one after it was tried again."""
+        if _code(error) in _THROTTLES:
+            free_in = min(THROTTLED_SECONDS * 2**failures, MAX_PAUSE_SECONDS)
+            return _Denial(_THROTTLED, free_in, self._jitter(free_in / 2, free_in))
+        if failures == 1:
+            return _Denial(_DOWN, 0, 0)
+        logger.warning("The table that holds the call limit does not answer.", extra={"error": _code(error)})
+        self._down_until = self._clock() + OUTAGE_SECONDS
+        if self._may_go_local:
+            self._let_go(list(self._queue))
+            return None
+        return _Denial(_DOWN, OUTAGE_SECONDS if self._is_sweep else math.inf, OUTAGE_SECONDS)
+
+    def _refuse(self, head: _Caller, denial: _Denial) -> None:
+        """Refuse a caller, and all others who would have to wait beyond their deadlines."""
+        now = self._clock()
+        too_late = now + (0 if self._is_sweep else denial.free_in_seconds)
+        with self._lock:
+            refused = [caller for caller in self._queue if caller is head or caller.deadline < too_late]
+        for caller in refused:
+            beyond = max(denial.free_in_seconds - (caller.deadline - now), 0)
+            beyond = OUTAGE_SECONDS if math.isinf(beyond) else beyond
+            caller.refusal = QuotaExceeded(denial.detail, retry_after_seconds=beyond)
+        self._let_go(refused)
+
+    def _update(self, update: str, condition: str, values: Mapping[str, int]) -> "UpdateItemOutputTypeDef":
+        return self._client.update_item(
+            TableName=self._table_name,
+            Key=_KEY,
+            UpdateExpression=update,
+            ConditionExpression=condition,
+            ExpressionAttributeValues={name: {"N": str(value)} for name, value in values.items()},
+            ReturnValues="UPDATED_NEW",
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        )
+
+    def _now_us(self) -> int:
+        return int(self._wall_clock() * 1_000_000)
+
+
+def _number(item: Mapping[str, Any], name: str) -> float:
+    """A number of an item, 0 if it has none."""
+    return float(item.get(name, {}).get("N", 0))
+
+
+def _code(error: Exception) -> str:
+    """What went wrong, in DynamoDB's words or those of its client."""
+    response = error.response if isinstance(error, ClientError) else {}
+    return str(response.get("Error", {}).get("Code") or type(error).__name__)

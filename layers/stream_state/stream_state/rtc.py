@@ -142,9 +142,10 @@ class RtcClient:
                     "UserId": target.user_id,
                 },
                 auth=VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock),
-                timeout=(
-                    min(settings.rtc_connect_timeout_seconds, seconds_left),
-                    min(settings.rtc_read_timeout_seconds, seconds_left),
+                timeout=urllib3.Timeout(
+                    connect=settings.rtc_connect_timeout_seconds,
+                    read=settings.rtc_read_timeout_seconds,
+                    total=seconds_left,
                 ),
                 allow_redirects=False,
                 stream=True,
@@ -235,6 +236,6 @@ def _retry_after(headers: Mapping[str, str], sent_at_ms: int) -> float | None:
     value = headers.get("Retry-After", "")
     try:
         seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - sent_at_ms / 1000
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(max(seconds, 0), MAX_RETRY_AFTER_SECONDS)

@@ -47,7 +47,7 @@ class Settings:
             rtc_region=read("RTC_REGION", "cn-north-1", str),
             rtc_secret_id=read("RTC_SECRET_ID", "", str),
             rtc_qps=read("RTC_QPS", "50", _number(1, 60)),
-            rtc_burst=int(read("RTC_BURST", "5", _number(1, 60)) or 0),
+            rtc_burst=read("RTC_BURST", "5", _whole_number(1, 60)),
             rtc_connect_timeout_seconds=read("RTC_CONNECT_TIMEOUT", "2", _number(0.01, 60)),
             rtc_read_timeout_seconds=read("RTC_READ_TIMEOUT", "3", _number(0.01, 60)),
             secret_max_age_seconds=read("SECRET_MAX_AGE", "300", _number(0, 86_400)),
@@ -70,8 +70,12 @@ def _app_ids(value: str) -> tuple[str, ...]:
 
 def _endpoint(value: str) -> str:
     url = urlsplit(value)
+    try:
+        has_port = url.port != 0
+    except ValueError:
+        has_port = False
     plain_but_local = url.scheme == "http" and url.hostname in _LOOPBACK_HOSTS
-    if not url.hostname or not (url.scheme == "https" or plain_but_local):
+    if not url.hostname or not has_port or not (url.scheme == "https" or plain_but_local):
         message = "must be an https address (http is accepted for a loopback host only)"
         raise ValueError(message)
     if url.path not in {"", "/"} or url.query or url.fragment or url.username is not None:
@@ -86,6 +90,16 @@ def _one_of(*choices: str) -> Callable[[str], str]:
             message = f"must be {' or '.join(choices)}"
             raise ValueError(message)
         return value
+
+    return parse
+
+
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not (value.isascii() and value.isdecimal() and least <= int(value) <= most):
+            message = f"must be a whole number from {least} to {most}"
+            raise ValueError(message)
+        return int(value)
 
     return parse
 

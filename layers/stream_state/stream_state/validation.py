@@ -1,6 +1,7 @@
 """The rules for input: JSON, objects, ids and numbers, each refused with `InvalidTarget` that names its place."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ _ILLEGAL_IN_ID = re.compile(r"[^A-Za-z0-9@._-]")
 def parse_json(text: str | bytes) -> Any:
     """JSON without duplicate names, NaN, infinities or nesting beyond Python's limit; else `ValueError`."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         message = "is nested too deeply"
         raise ValueError(message) from None
@@ -86,6 +87,14 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         message = "names a member twice"
         raise ValueError(message)
     return names
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        message = "holds a number that is too large"
+        raise ValueError(message)
+    return number
 
 
 def _refuse_constant(name: str) -> None:

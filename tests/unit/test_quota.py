@@ -1,0 +1,379 @@
+"""The shared limit: what it lets through, who comes first, and what happens when the table does not answer."""
+
+import bisect
+import functools
+import heapq
+import itertools
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_state import quota
+from stream_state.errors import QuotaExceeded
+from stream_state.quota import Function, LocalLimiter, TableLimiter
+from stream_state.settings import Settings, SettingsError
+
+EPOCH = 1_790_000_000.25
+FAR = 1e9
+
+
+class World:
+    """Time that tests own: threads take turns, and only sleeping lets it pass."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+        self._sleepers: list[tuple[float, int, threading.Event]] = []
+        self._order = itertools.count()
+
+    def clock(self) -> float:
+        return self.now
+
+    def wall_clock(self) -> float:
+        return EPOCH + self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.slept.append(seconds)
+        self._pass(seconds)
+
+    def _pass(self, seconds: float) -> None:
+        mine = threading.Event()
+        heapq.heappush(self._sleepers, (self.now + seconds, next(self._order), mine))
+        self._wake_next()
+        mine.wait()
+
+    def _wake_next(self) -> None:
+        if self._sleepers:
+            self.now, _, event = heapq.heappop(self._sleepers)
+            event.set()
+
+    def run(self, *jobs: Callable[[], object]) -> None:
+        """Run jobs side by side until all have ended."""
+
+        def begin(job: Callable[[], object], event: threading.Event) -> None:
+            event.wait()
+            try:
+                job()
+            finally:
+                self._wake_next()
+
+        threads = []
+        for job in jobs:
+            event = threading.Event()
+            heapq.heappush(self._sleepers, (self.now, next(self._order), event))
+            threads.append(threading.Thread(target=begin, args=(job, event)))
+        for thread in threads:
+            thread.start()
+        self._wake_next()
+        for thread in threads:
+            thread.join()
+
+
+class FakeTable:
+    """The two calls that the limiter makes, on one item; a queue of errors is raised first."""
+
+    def __init__(self, world: World, latency: Callable[[], float] = lambda: 0.0) -> None:
+        self.item: dict[str, dict[str, str]] = {}
+        self.errors: list[Exception] = []
+        self.always: Exception | None = None
+        self.calls: Counter[str] = Counter()
+        self._world = world
+        self._latency = latency
+
+    def update_item(self, **call: Any) -> dict[str, Any]:
+        self.calls["write"] += 1
+        if latency := self._latency():
+            self._world._pass(latency)
+        self._fail()
+        assert call["TableName"] == "table"
+        assert call["Key"] == {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}
+        item = {name: int(value["N"]) for name, value in self.item.items()}
+        values = {name: int(value["N"]) for name, value in call["ExpressionAttributeValues"].items()}
+        used = set(re.findall(r":\w+", f"{call['UpdateExpression']} {call['ConditionExpression']}"))
+        assert used == values.keys()
+        if not all(
+            any(_is_true(term, item, values) for term in clause.split(" OR "))
+            for clause in call["ConditionExpression"].split(" AND ")
+        ):
+            self.calls["refused"] += 1
+            response = {"Error": {"Code": "ConditionalCheckFailedException"}, "Item": dict(self.item)}
+            raise ClientError(response, "UpdateItem")
+        name, _, value = call["UpdateExpression"].removeprefix("SET ").partition(" = ")
+        new = sum(values[part] if part.startswith(":") else item[part] for part in value.split(" + "))
+        self.item[name] = {"N": str(new)}
+        return {"Attributes": {name: {"N": str(new)}}}
+
+    def get_item(self, **call: Any) -> dict[str, Any]:
+        self.calls["read"] += 1
+        self._fail()
+        return {"Item": dict(self.item)} if self.item else {}
+
+    def hold_until(self, seconds: int) -> None:
+        self.item["hold_until"] = {"N": str(seconds)}
+
+    def _fail(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.always:
+            raise self.always
+
+
+def _is_true(term: str, item: Mapping[str, int], values: Mapping[str, int]) -> bool:
+    if missing := re.search(r"attribute_not_exists\((\w+)\)", term):
+        return missing[1] not in item
+    name, operator, value = term.strip("()").split(" ")
+    if name not in item:
+        return False
+    left, right = item[name], values[value]
+    return {"<": left < right, "<=": left <= right, ">=": left >= right}[operator]
+
+
+def refusal(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "made by the test"}}, "UpdateItem")
+
+
+def make_settings(qps: float = 50, burst: int = 5, mode: str = "closed", table: str = "table") -> Settings:
+    return Settings.from_environment(
+        {
+            "RTC_APP_IDS": "app",
+            "RTC_QPS": str(qps),
+            "RTC_BURST": str(burst),
+            "QUOTA_FAILURE_MODE": mode,
+            "TABLE_NAME": table,
+        }
+    )
+
+
+def make_limiter(world: World, table: FakeTable, function: Function = "api", **options: Any) -> TableLimiter:
+    jitter = options.pop("jitter", lambda low, high: (low + high) / 2)
+    return TableLimiter(
+        table,  # type: ignore[arg-type] # the two calls of the client that are used
+        make_settings(**options),
+        function,
+        clock=world.clock,
+        wall_clock=world.wall_clock,
+        sleep=world.sleep,
+        jitter=jitter,
+    )
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def table(world: World) -> FakeTable:
+    return FakeTable(world)
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    recorded: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(quota, "record", lambda *args, **dimension: recorded.append((*args, *dimension.items())))
+    return recorded
+
+
+def waits(world: World, limiter: TableLimiter, patience: float = FAR) -> float:
+    """Seconds that a caller with this patience waits for its slot."""
+    started = world.now
+    limiter.acquire(world.now + patience)
+    return world.now - started
+
+
+# What the schedule lets through
+
+
+def test_a_pause_allows_a_burst_and_then_the_rate(world: World, table: FakeTable) -> None:
+    limiter = make_limiter(world, table, qps=50, burst=3)
+
+    assert [waits(world, limiter) for _ in range(5)] == pytest.approx([0, 0, 0, 0.02, 0.02])
+
+
+CALLS = st.lists(
+    st.tuples(
+        st.sampled_from(["api", "task", "sweep"]),
+        st.integers(0, 1),
+        st.integers(0, 150),
+        st.sampled_from([0.0, 0.03, 0.5, FAR]),
+    ),
+    max_size=40,
+)
+
+
+@given(calls=CALLS, qps=st.sampled_from([1, 5, 7, 50, 60]), burst=st.sampled_from([1, 2, 5, 60]))
+@settings(deadline=None, max_examples=200)
+def test_no_window_holds_more_than_the_burst_and_its_share_of_the_rate(
+    calls: list[tuple[Function, int, int, float]], qps: float, burst: int
+) -> None:
+    # Given processes that share a table, and callers whose sleep does not keep others from asking meanwhile
+    world = World()
+    table = FakeTable(world)
+    limiters = {key: make_limiter(world, table, key[0], qps=qps, burst=burst) for key in {call[:2] for call in calls}}
+    slots: list[float] = []
+    for function, process, pause_ms, patience in calls:
+        world.now += pause_ms / 1000
+        limiter = limiters[function, process]
+        asked_at = world.now
+        # When each asks for a slot
+        try:
+            limiter.acquire(asked_at + patience)
+        except QuotaExceeded as error:
+            assert error.retry_after_seconds is not None
+            assert error.retry_after_seconds >= 0
+            assert function != "sweep" or world.now >= asked_at + patience - 1e-6
+            continue
+        # Then nobody gets one after the deadline
+        assert world.now <= asked_at + patience + 1e-5
+        slots.append(world.now)
+        if function != "sweep":
+            world.now = asked_at
+    # And no window holds more than the law allows
+    slots.sort()
+    for first, last in itertools.combinations(range(len(slots)), 2):
+        assert last - first + 1 <= burst + (slots[last] - slots[first]) * qps + 1e-3
+
+
+def test_slots_come_in_the_order_of_asking(world: World, table: FakeTable) -> None:
+    limiters = [make_limiter(world, table, "api"), make_limiter(world, table, "task")]
+    slots = []
+    for number in range(20):
+        slots.append(waits(world, limiters[number % 2]))
+        world.now = 0
+
+    assert slots == sorted(slots)
+    assert slots[-1] == pytest.approx(15 * 0.02, abs=1e-5)
+
+
+def test_a_denial_costs_one_write_and_tells_when_to_come_back(
+    world: World, table: FakeTable, metrics: list[tuple[Any, ...]]
+) -> None:
+    # Given all slots of the next two seconds taken
+    limiter = make_limiter(world, table, qps=10, burst=1)
+    for _ in range(20):
+        waits(world, limiter)
+        world.now = 0
+    table.calls.clear()
+    metrics.clear()
+    # When a caller comes who waits half a second at most
+    with pytest.raises(QuotaExceeded) as denied:
+        limiter.acquire(0.5)
+    # Then it is refused at once
+    assert table.calls == {"write": 1, "refused": 1}
+    assert world.now == 0
+    assert metrics == [("QuotaDenied",)]
+    # And gets a slot if it comes back when it was told to
+    assert denied.value.retry_after_seconds == pytest.approx(1.5, abs=1e-5)
+    world.now += denied.value.retry_after_seconds + 1e-5
+    assert waits(world, limiter, 0.5) == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("function", ["api", "task", "sweep"])
+def test_a_process_alone_needs_at_most_one_write_for_a_slot(world: World, table: FakeTable, function: Function) -> None:
+    limiter = make_limiter(world, table, function)
+
+    for _ in range(200):
+        waits(world, limiter)
+
+    assert table.calls == {"write": 200}
+
+
+def test_after_a_pause_that_nobody_expected_a_wrong_guess_costs_one_more_write(world: World, table: FakeTable) -> None:
+    # Given a process that last saw another one use the item
+    ours, other = make_limiter(world, table), make_limiter(world, table)
+    for limiter in (ours, other, ours):
+        waits(world, limiter)
+    table.calls.clear()
+    # When all have paused
+    world.now += 10
+    waits(world, ours)
+    # Then it guesses wrong once, and not again
+    assert table.calls == {"write": 2, "refused": 1}
+    world.now += 10
+    waits(world, ours)
+    assert table.calls == {"write": 3, "refused": 1}
+
+
+def test_waits_are_recorded_by_function(world: World, table: FakeTable, metrics: list[tuple[Any, ...]]) -> None:
+    limiter = make_limiter(world, table, "task", qps=50, burst=1)
+    waits(world, limiter)
+    waits(world, limiter)
+
+    recorded = [metric for metric in metrics if metric[0] == "QuotaWait"]
+    assert [metric[1] for metric in recorded] == pytest.approx([0, 20], abs=0.01)
+    assert {metric[2:] for metric in recorded} == {("Milliseconds", ("function", "task"))}
+    assert Counter(metric[0] for metric in metrics) == {"QuotaGranted": 2, "QuotaWait": 2}
+
+
+# Who comes first
+
+
+def test_a_sweep_never_reserves_more_than_one_slot_ahead(world: World, table: FakeTable) -> None:
+    # Given 3 sweeps in want of slots for 20 s
+    reserved_ahead: list[float] = []
+
+    def sweep() -> None:
+        limiter = make_limiter(world, table, "sweep")
+        while world.now < 20:
+            limiter.acquire(FAR)
+            reserved_ahead.append(world.slept[-1])
+
+    write = table.update_item
+
+    def watched(**call: Any) -> dict[str, Any]:
+        world.slept.append(0)
+        return write(**call)
+
+    table.update_item = watched  # type: ignore[method-assign] # to tell a sleep for a slot from one before a write
+    world.run(sweep, sweep, sweep)
+
+    assert len(reserved_ahead) >= 20 * 50 * 0.97
+    assert max(reserved_ahead) <= 0.02 + 1e-5
+
+
+@pytest.mark.parametrize(("latency_ms", "sweeps"), [((3, 12), 8), ((3, 12), 1), ((10, 40), 8), ((10, 40), 1)])
+def test_lookups_come_first_and_sweeps_get_the_rest(latency_ms: tuple[int, int], sweeps: int) -> None:
+    # Given sweeps that use all they can get, and 5 lookups a second, for a minute
+    draw = random.Random(7)
+    world = World()
+    table = FakeTable(world, lambda: draw.uniform(*latency_ms) / 1000)
+    seconds = 60
+    slots: list[float] = []
+    by_sweep: Counter[int] = Counter()
+    lookup_waits: list[float] = []
+
+    def sweep(number: int) -> None:
+        limiter = make_limiter(world, table, "sweep", jitter=draw.uniform)
+        while world.now < seconds:
+            limiter.acquire(FAR)
+            slots.append(world.now)
+            by_sweep[number] += 1
+
+    def look_up() -> None:
+        limiter = make_limiter(world, table, "api")
+        while world.now < seconds:
+            world._pass(draw.expovariate(5))
+            lookup_waits.append(waits(world, limiter, 2))
+            slots.append(world.now)
+
+    # When they run side by side
+    world.run(look_up, *(functools.partial(sweep, number) for number in range(sweeps)))
+    # Then the lookups wait little, and none is refused
+    assert sorted(lookup_waits)[int(len(lookup_waits) * 0.99)] < 0.2
+    # And the sweeps get at least 97 % of what is left, each its share
+    assert by_sweep.total() >= 0.97 * (50 * seconds - len(lookup_waits))
+    assert min(by_sweep.values()) >= by_sweep.total() / sweeps / 2
+    # And no second holds more than the limit allows
+    slots.sort()
+    assert max(bisect.bisect_right(slots, at + 1) - place for place, at in enumerate(slots)) <= 60
+    # And nothing spins
+    assert table.calls["write"] <= 3.5 * len(slots)

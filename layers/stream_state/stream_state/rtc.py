@@ -142,7 +142,7 @@ class RtcClient:
                     "UserId": target.user_id,
                 },
                 auth=VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock),
-                timeout=urllib3.Timeout(
+                timeout=urllib3.Timeout(  # type: ignore[arg-type]  # requests hands it on; its stubs do not say so
                     connect=settings.rtc_connect_timeout_seconds,
                     read=settings.rtc_read_timeout_seconds,
                     total=seconds_left,

@@ -200,9 +200,9 @@ class Teller:
         self._table = table
 
     @classmethod
-    def from_settings(cls, settings: Settings, table: StateTable) -> Self:
-        """A teller as the settings describe it."""
-        return cls(ResultsQueue.from_settings(settings), table)
+    def from_settings(cls, settings: Settings, table: StateTable, timeout_seconds: float = 3) -> Self:
+        """A teller as the settings describe it, with the time-out of each request to the queue."""
+        return cls(ResultsQueue.from_settings(settings, timeout_seconds), table)
 
     def tell(self, outgoing: Sequence[Outgoing], deadline: float) -> list[str | DeliveryFailed]:
         """Send messages; for each, in order, the id that SQS gave it, or why it was not accepted."""

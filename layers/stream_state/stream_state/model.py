@@ -25,6 +25,7 @@ class Medium(StrEnum):
 
 PRESENT = "present"
 FOUND = "found"
+LEFT = "left"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,9 +72,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What is known of a target: facts of its media, of `present` as events tell it, and of `found` as queries do.
+    """What is known of a target: facts of its media, and of `present`, `left` and `found`.
 
-    A query that finds the user does not prove presence, but ends what an earlier one, which did not, had proved.
+    Events tell `present` and `left`; what is not newer than `left` is off. Queries tell `found`: one that finds the
+    user does not prove presence, but ends what an earlier one, which did not, had proved.
     """
 
     target: Target
@@ -103,7 +105,7 @@ class StreamState:
     @property
     def observed_at_ms(self) -> int | None:
         """Oldest time of the known media; of `present` if no medium is known; None if nothing is."""
-        known = [self.facts[medium].at_ms for medium in Medium if self._value(medium) is not None]
+        known = [fact.at_ms for fact in map(self._medium, Medium) if fact and fact.value is not None]
         presence = self._presence()
         if not known and presence and presence.value is not None:
             known = [presence.at_ms]
@@ -117,7 +119,8 @@ class StreamState:
         """The answer object, ready for JSON."""
         values = self.values
         present = values.pop(PRESENT)
-        observed = {m: self.facts[m].at_ms if values[m] is not None else None for m in values}
+        known = {medium.value: self._medium(medium) for medium in Medium}
+        observed = {name: fact.at_ms if fact and fact.value is not None else None for name, fact in known.items()}
         return {
             "type": "stream_state",
             **self.target.as_dict(),
@@ -131,11 +134,18 @@ class StreamState:
         }
 
     def _presence(self) -> Fact | None:
-        told, found = self.facts.get(PRESENT), self.facts.get(FOUND)
+        told, found = self._unless_left(self.facts.get(PRESENT)), self.facts.get(FOUND)
         return found if found and found.value is False and (told is None or found.at_ms > told.at_ms) else told
 
-    def _value(self, name: str) -> bool | None:
-        fact = self.facts.get(name)
+    def _medium(self, medium: Medium) -> Fact | None:
+        return self._unless_left(self.facts.get(medium))
+
+    def _unless_left(self, fact: Fact | None) -> Fact | None:
+        left = self.facts.get(LEFT)
+        return left if left and (fact is None or left.at_ms >= fact.at_ms) else fact
+
+    def _value(self, medium: Medium) -> bool | None:
+        fact = self._medium(medium)
         return fact.value if fact else None
 
 

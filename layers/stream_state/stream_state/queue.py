@@ -48,14 +48,12 @@ class ResultsQueue:
         self._jitter = jitter
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The queue that `RESULTS_QUEUE_URL` names."""
+    def from_settings(cls, settings: Settings, timeout_seconds: float = 3) -> Self:
+        """The queue that `RESULTS_QUEUE_URL` names, with the time-out of each request."""
         if not settings.results_queue_url:
             message = "RESULTS_QUEUE_URL is not set."
             raise SettingsError(message)
-        # One try: what is tried again is decided here, message by message.
-        config = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 1})
-        return cls(boto3.client("sqs", config=config), settings.results_queue_url)
+        return cls(sqs_client(timeout_seconds), settings.results_queue_url)
 
     def send(self, messages: Sequence[Message], deadline: float) -> list[str | DeliveryFailed]:
         """For each message, in order: the id that SQS gave it, or why it was not accepted.
@@ -96,6 +94,37 @@ class ResultsQueue:
             for entry in answer.get("Failed", ())
         }
         return missing | sent | failed
+
+
+class RetryQueue:
+    """Where pushed events are kept that could not be taken in yet, as the text that was sent."""
+
+    def __init__(self, client: "SQSClient", url: str) -> None:
+        self._client = client
+        self._url = url
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The queue that `CALLBACK_RETRY_QUEUE_URL` names."""
+        if not settings.callback_retry_queue_url:
+            message = "CALLBACK_RETRY_QUEUE_URL is not set."
+            raise SettingsError(message)
+        return cls(sqs_client(timeout_seconds=1), settings.callback_retry_queue_url)
+
+    def park(self, text: str) -> None:
+        """Keep an event for later; raises `DeliveryFailed`."""
+        try:
+            self._client.send_message(QueueUrl=self._url, MessageBody=text)
+        except (ClientError, BotoCoreError) as error:
+            raise _failure(_code(error), retryable=True) from None
+
+
+def sqs_client(timeout_seconds: float) -> "SQSClient":
+    """A client that tries once: what is tried again is decided here, message by message."""
+    config = Config(
+        connect_timeout=1, read_timeout=timeout_seconds, retries={"mode": "standard", "total_max_attempts": 1}
+    )
+    return boto3.client("sqs", config=config)
 
 
 def _batches(entries: Iterable["Entry"]) -> Iterator[list["Entry"]]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import requests
 import urllib3
 
-from stream_state.credentials import KeySource, SecretKeys
+from stream_state.credentials import KeySource, signing_keys
 from stream_state.errors import (
     RtcAccessDenied,
     RtcProtocolError,
@@ -72,7 +72,7 @@ class RtcClient:
     @classmethod
     def from_settings(cls, settings: Settings, function: str) -> Self:
         """A client with the keys of the secret and the limit that the settings name."""
-        return cls(settings, SecretKeys.from_settings(settings), LocalLimiter(settings.rtc_qps, settings.rtc_burst))
+        return cls(settings, signing_keys(settings), LocalLimiter(settings.rtc_qps, settings.rtc_burst))
 
     def stream_state(
         self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None

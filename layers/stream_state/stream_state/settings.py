@@ -28,6 +28,10 @@ class Settings:
     quota_failure_mode: str
     table_name: str
     results_queue_url: str
+    rtc_query: str
+    rtc_callback_secret_id: str
+    callback_retry_queue_url: str
+    auto_watch: bool
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -54,6 +58,10 @@ class Settings:
             quota_failure_mode=read("QUOTA_FAILURE_MODE", "closed", _one_of("closed", "open")),
             table_name=read("TABLE_NAME", "", str),
             results_queue_url=read("RESULTS_QUEUE_URL", "", str),
+            rtc_query=read("RTC_QUERY", "on", _one_of("on", "off")),
+            rtc_callback_secret_id=read("RTC_CALLBACK_SECRET_ID", "", str),
+            callback_retry_queue_url=read("CALLBACK_RETRY_QUEUE_URL", "", str),
+            auto_watch=read("AUTO_WATCH", "false", _one_of("true", "false")) == "true",
         )
         if problems:
             raise SettingsError("The environment is not usable: " + "; ".join(problems) + ".")

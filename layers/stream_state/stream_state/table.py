@@ -70,15 +70,15 @@ class StateTable:
         self._clock = clock
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The table that `TABLE_NAME` names."""
+    def from_settings(cls, settings: Settings, timeout_seconds: float = 1, tries: int = 3) -> Self:
+        """The table that `TABLE_NAME` names, with the time-out and tries of each request."""
         if not settings.table_name:
             message = "TABLE_NAME is not set."
             raise SettingsError(message)
         config = Config(
-            connect_timeout=1,
-            read_timeout=1,
-            retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=timeout_seconds,
+            read_timeout=timeout_seconds,
+            retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=64,
         )
         return cls(boto3.client("dynamodb", config=config), settings.table_name)

@@ -1,0 +1,199 @@
+"""The vendor's pushed events: verified, merged into what is known, and told."""
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Self
+
+from stream_state.credentials import SecretKeys, callback_keys
+from stream_state.errors import InvalidTarget, StreamStateError
+from stream_state.lookup import Outgoing, Teller
+from stream_state.model import LEFT, PRESENT, Fact, Medium, StreamState, Target
+from stream_state.observability import record
+from stream_state.settings import Settings
+from stream_state.table import DEFAULT_WATCH_SECONDS, STATE_LIFE_SECONDS, StateTable
+from stream_state.validation import invalid, parse_id, parse_json
+
+MAX_AHEAD_SECONDS = 900
+# How often a signature that fits no key may have the secret read anew: a rotation is seen, an attacker costs little.
+KEYS_REREAD_SECONDS = 10
+_SIGNED = ("EventType", "EventData", "EventTime", "EventId", "AppId", "Version", "Nonce")
+_STREAM = re.compile(r"User(Audio|Video|ScreenAudio|ScreenVideo)Stream(Start|Stop)")
+_MEDIA = {
+    "Audio": Medium.AUDIO,
+    "Video": Medium.VIDEO,
+    "ScreenAudio": Medium.SCREEN_AUDIO,
+    "ScreenVideo": Medium.SCREEN_VIDEO,
+}
+_JOINS = frozenset({"UserJoinRoom", "InvisibleUserJoinRoom"})
+_LEAVES = frozenset({"UserLeaveRoom", "InvisibleUserLeaveRoom"})
+_ROOM_ENDS = "RoomDestroy"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A verified event of interest; `user_id` is None for the end of a room, `facts` is what it tells of a user."""
+
+    kind: str
+    app_id: str
+    room_id: str
+    user_id: str | None
+    at_ms: int
+    facts: Mapping[str, Fact]
+
+
+class Callback:
+    """Takes in pushed events, one at a time."""
+
+    def __init__(
+        self,
+        keys: SecretKeys[tuple[str, ...]],
+        table: StateTable,
+        teller: Teller,
+        app_ids: Sequence[str],
+        *,
+        auto_watch: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = keys
+        self._table = table
+        self._teller = teller
+        self._app_ids = app_ids
+        self._auto_watch = auto_watch
+        self._clock = clock
+        self._keys_read_at = float("-inf")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A callback as the settings describe it, with time-outs that fit the vendor's five seconds."""
+        table = StateTable.from_settings(settings, timeout_seconds=0.6, tries=2)
+        teller = Teller.from_settings(settings, table, timeout_seconds=1)
+        return cls(callback_keys(settings), table, teller, settings.rtc_app_ids, auto_watch=settings.auto_watch)
+
+    def take(self, text: str | bytes, arrived_at_ms: int, deadline: float) -> bool:
+        """Verify an event, merge it into what is known and tell what is news.
+
+        False if `deadline` (monotonic seconds) came before all users of a room that ended were told of. Raises `InvalidTarget` for an event that is not accepted, with the HTTP status that says why, and
+        `StateUnavailable` or `DeliveryFailed` for one that must come again.
+        """
+        event = self._read(text, arrived_at_ms)
+        record("CallbackEvents")
+        if event is None or event.at_ms <= arrived_at_ms - STATE_LIFE_SECONDS * 1000:
+            return True
+        for target in self._targets(event):
+            if self._clock() > deadline:
+                return False
+            self._merge(target, event, deadline)
+        return True
+
+    def _targets(self, event: Event) -> Iterator[Target]:
+        """The user of the event; at the end of a room those of its users who are not yet off."""
+        if event.user_id is not None:
+            yield Target(event.app_id, event.room_id, event.user_id)
+            return
+        after: str | None = None
+        while True:
+            page = self._table.room(event.app_id, event.room_id, after)
+            for known in page.entries:
+                if known.is_news or known.merged(event.facts, event.at_ms).facts != known.facts:
+                    yield known.target
+            after = page.next_key
+            if after is None:
+                return
+
+    def _merge(self, target: Target, event: Event, deadline: float) -> None:
+        state = StreamState(target, event.facts, "callback")
+        known = self._table.observe(state)
+        if self._auto_watch and event.kind in _JOINS:
+            self._table.watch([target], DEFAULT_WATCH_SECONDS)
+        if self._auto_watch and (event.kind in _LEAVES or event.kind == _ROOM_ENDS):
+            self._table.unwatch(target)
+        if known.is_news:
+            (outcome,) = self._teller.tell([Outgoing(known.message("callback", None), known)], deadline)
+            if isinstance(outcome, StreamStateError):
+                raise outcome
+
+    def _read(self, text: str | bytes, arrived_at_ms: int) -> Event | None:
+        """The event in the text; None for one that is of no interest here."""
+        try:
+            body = parse_json(text)
+        except ValueError:
+            raise _refused("malformed", "the body must be JSON in which no name is given twice") from None
+        fields = {name: body.get(name) if isinstance(body, dict) else None for name in (*_SIGNED, "Signature")}
+        if not all(isinstance(value, str) for value in fields.values()):
+            raise _refused("malformed", f"the body must be an object with the texts {', '.join(fields)}")
+        if not self._is_signed(fields):
+            raise _refused("signature", "the signature fits no callback key", HTTPStatus.UNAUTHORIZED)
+        if fields["AppId"] not in self._app_ids:
+            raise _refused("app_id", "the AppId is not one of RtcAppIds", HTTPStatus.FORBIDDEN)
+        kind = fields["EventType"]
+        stream = _STREAM.fullmatch(kind)
+        if not stream and kind not in _JOINS | _LEAVES | {_ROOM_ENDS}:
+            return None
+        try:
+            return _event(kind, stream, fields, arrived_at_ms)
+        except (InvalidTarget, ValueError) as error:
+            raise _refused("malformed", f"EventData is not as expected: {error}") from None
+
+    def _is_signed(self, fields: Mapping[str, str]) -> bool:
+        keys = self._keys.keys()
+        if _fits(fields, keys):
+            return True
+        if self._clock() - self._keys_read_at < KEYS_REREAD_SECONDS:
+            return False
+        self._keys_read_at = self._clock()
+        return _fits(fields, self._keys.keys_after_rejection(keys, self._clock()))
+
+
+def signature(fields: Mapping[str, str], key: str) -> str:
+    """SHA-256 hex of the sorted values and the key (volcengine.com/docs/6348/69820)."""
+    # JSON can hold lone surrogates, which UTF-8 cannot: their signature fits no key, but computing it must not fail.
+    values = sorted(value.encode(errors="surrogatepass") for value in (*(fields[name] for name in _SIGNED), key))
+    return hashlib.sha256(b"".join(values)).hexdigest()
+
+
+def _fits(fields: Mapping[str, str], keys: Sequence[str]) -> bool:
+    # Every key is tried, so that the time taken does not tell which fits.
+    given = fields["Signature"].encode(errors="surrogatepass")
+    return any([hmac.compare_digest(signature(fields, key).encode(), given) for key in keys])
+
+
+def _event(kind: str, stream: re.Match[str] | None, fields: Mapping[str, str], arrived_at_ms: int) -> Event:
+    data = parse_json(fields["EventData"])
+    if not isinstance(data, dict):
+        raise invalid("EventData", "must be an object")
+    at_ms = _time_ms(data.get("Timestamp"), fields["EventTime"])
+    if at_ms > arrived_at_ms + MAX_AHEAD_SECONDS * 1000:
+        raise invalid("Timestamp", f"is more than {MAX_AHEAD_SECONDS} seconds ahead of now")
+    at_ms = min(at_ms, arrived_at_ms)
+    user_id = None if kind == _ROOM_ENDS else parse_id(data.get("UserId"), "UserId")
+    facts = {LEFT: Fact(value=False, at_ms=at_ms)}
+    if stream:
+        starts = stream[2] == "Start"
+        facts = {_MEDIA[stream[1]].value: Fact(starts, at_ms)}
+        facts |= {PRESENT: Fact(value=True, at_ms=at_ms)} if starts else {}
+    elif kind in _JOINS:
+        facts = {PRESENT: Fact(value=True, at_ms=at_ms)}
+    return Event(kind, fields["AppId"], parse_id(data.get("RoomId"), "RoomId"), user_id, at_ms, facts)
+
+
+def _time_ms(timestamp: object, event_time: str) -> int:
+    """The event's time in milliseconds since 1970: its Timestamp, as number or text, else its EventTime."""
+    if type(timestamp) in (int, float) or (
+        isinstance(timestamp, str) and timestamp.isascii() and timestamp.isdecimal()
+    ):
+        return int(timestamp)  # type: ignore[call-overload, no-any-return]  # one of the types just asked for
+    parsed = datetime.fromisoformat(event_time)
+    if parsed.tzinfo is None:
+        raise invalid("EventTime", "must have a time zone where there is no Timestamp")
+    return int(parsed.timestamp() * 1000)
+
+
+def _refused(reason: str, why: str, status: int = HTTPStatus.BAD_REQUEST) -> InvalidTarget:
+    record("CallbackRefused", reason=reason)
+    return InvalidTarget(f"The event is not accepted: {why}.", status=status)

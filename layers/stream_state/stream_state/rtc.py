@@ -151,7 +151,8 @@ class RtcClient:
                 stream=True,
             )
             try:
-                body = response.raw.read(MAX_BODY_BYTES + 1)
+                # The second read ends with an error if the connection broke off before the announced length.
+                body = response.raw.read(MAX_BODY_BYTES) + response.raw.read(1)
             finally:
                 response.close()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:

@@ -19,7 +19,7 @@ from stream_state.validation import invalid, parse_json, parse_object
 MAX_TARGETS = 5_000
 MAX_FAILURES_SHOWN = 20
 EMIT = ("all", "changes")
-_SCHEDULERS = frozenset({"aws.scheduler", "aws.events"})
+_SCHEDULERS = ("aws.scheduler", "aws.events")
 
 
 @dataclass(frozen=True, slots=True)

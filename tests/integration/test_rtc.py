@@ -86,6 +86,14 @@ def drip_body(exchange: Exchange) -> None:
     slowly(body, exchange)
 
 
+def in_two_parts(exchange: Exchange) -> None:
+    """Let each part come within the read time-out, but not both together."""
+    head, _, body = exchange.response().wire().partition(b"\r\n\r\n")
+    for part in (head + b"\r\n\r\n", body):
+        time.sleep(3 * PAUSE_SECONDS)
+        exchange.connection.sendall(part)
+
+
 def drip_interim_responses(exchange: Exchange) -> None:
     for _ in range(1_000):
         exchange.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -129,8 +137,8 @@ def test_the_simulator_answers_and_has_checked_the_signature(rtc: RtcClient, sim
 
 @pytest.mark.parametrize(
     "fault",
-    [drip(PAUSE_SECONDS), drip_body, drip_chunks, drip_interim_responses, silence],
-    ids=["headers", "body", "chunks", "interim responses", "silence"],
+    [drip(PAUSE_SECONDS), drip_body, drip_chunks, drip_interim_responses, in_two_parts, silence],
+    ids=["headers", "body", "chunks", "interim responses", "two parts", "silence"],
 )
 def test_an_answer_that_takes_too_long_as_a_whole_is_given_up(
     rtc: RtcClient, simulator: Simulator, fault: Fault

@@ -238,7 +238,7 @@ class CountingLock:
 
     def wait_for(self, count: int) -> None:
         for _ in range(count):
-            self._arrivals.acquire()
+            self._arrivals.acquire(timeout=10)
 
     def acquire(self, *, blocking: bool = True) -> bool:
         self._arrivals.release()
@@ -325,7 +325,7 @@ def test_while_one_thread_reads_again_the_others_go_on_with_the_earlier_keys(
 
     def slow() -> dict[str, str]:
         asked.set()
-        answered.wait()
+        answered.wait(timeout=10)
         return NEW
 
     keys, secrets = source(OLD, slow)

@@ -154,7 +154,7 @@ def test_a_body_that_is_not_the_object_asked_for_is_refused(body: str, is_encode
         ("0", 0),
         ("60", 60),
         ("0005", 5),
-        *((text, text) for text in ("", "5.0", "+5", "-1", " 5", "99999", "٥", "five")),
+        *((text, text) for text in ("", "5.0", "+5", "-1", " 5", "99999", "\N{ARABIC-INDIC DIGIT FIVE}", "five")),
     ],
 )
 def test_a_number_in_a_query_is_whole_and_short(text: str, number: int | str) -> None:

@@ -51,15 +51,20 @@ class Request:
 
     def json(self, known: Collection[str], default: str = "") -> Mapping[str, Any]:
         """The body's object; an empty body stands for `default`."""
-        body = self._event.get("body") or default
-        if len(body) > MAX_BODY_BYTES:
-            detail = f"The body is larger than {MAX_BODY_BYTES} bytes."
-            raise InvalidTarget(detail, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
-            value = parse_json(base64.b64decode(body, validate=True) if self._event.get("isBase64Encoded") else body)
+            value = parse_json(self._body() or default)
         except ValueError:
             raise invalid("the body", "must be JSON in which no name is given twice") from None
         return parse_object(value, known, "the body")
+
+    def _body(self) -> str:
+        body: str = self._event.get("body") or ""
+        encoded = self._event.get("isBase64Encoded")
+        size = len(body) * 3 // 4 if encoded else len(body.encode(errors="surrogatepass"))
+        if size > MAX_BODY_BYTES:
+            detail = f"The body is larger than {MAX_BODY_BYTES} bytes."
+            raise InvalidTarget(detail, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return base64.b64decode(body, validate=True).decode() if encoded else body
 
 
 def whole_number(text: str) -> int | str:
@@ -73,6 +78,8 @@ def page_key(options: Mapping[str, str]) -> str | None:
         return None
     token = options["next_token"]
     try:
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise invalid("next_token", "is too long")
         key = base64.b64decode(token, altchars=b"-_", validate=True).decode()
         # The last two parts of a key are ids; without this check DynamoDB would be asked with a key it refuses.
         for part in key.split("#")[-2:]:

@@ -2,14 +2,14 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.e2e.http import Http
-from tests.sandbox.aws import Reply, failure
+from tests.sandbox.aws import Reply
 from tests.sandbox.functions import MAX_ENVIRONMENTS
 from tests.sandbox.simulator import KEYS, Keys, delay
 from tests.sandbox.stack import Sandbox
@@ -26,16 +26,16 @@ def next_keys(request: pytest.FixtureRequest) -> Keys:
 
 
 @pytest.fixture
-def warm(cold: Sandbox) -> Iterator[Sandbox]:
-    """One process of each function, which holds the first keys."""
+def warm(sandbox: Sandbox) -> Sandbox:
+    """Processes of each function that hold the first keys."""
     for user in ("teacher", *(target["user_id"] for target in TARGETS)):
-        cold.simulator.publish("class-1", user, "Audio")
-    assert Http(cold.api_url).get(PATH).status == 200
+        sandbox.simulator.publish("class-1", user, "Audio")
+    assert Http(sandbox.api_url).get(PATH).status == 200
     for function in ("TaskFunction", "SweepFunction"):
-        assert cold.invoke(function, TARGETS[0]).error is None
-    cold.receive(1)
-    cold.simulator.arrivals.clear()
-    yield cold
+        assert sandbox.invoke(function, TARGETS[0]).error is None
+    sandbox.receive(1)
+    sandbox.simulator.arrivals.clear()
+    return sandbox
 
 
 def rotate(sandbox: Sandbox, keys: Keys) -> None:
@@ -163,28 +163,3 @@ def test_a_spoiled_secret_is_named_once_the_earlier_keys_are_refused(warm: Sandb
 
     assert (refused.status, refused.body["error"]) == (500, "CredentialsInvalid")
     assert mended.status == 200
-
-
-class TestWhenEachCallReadsTheSecret:
-    """With SECRET_MAX_AGE=0 nothing but the earlier value keeps a call from failing."""
-
-    @pytest.fixture(scope="class")
-    def started(self) -> Iterator[Sandbox]:
-        with Sandbox(environment={"SECRET_MAX_AGE": "0"}) as sandbox:
-            yield sandbox
-
-    @pytest.mark.parametrize("spoiled", ["{", "null", '{"access_key_id": "1"}'])
-    def test_a_spoiled_secret_leaves_the_earlier_keys_serving(self, warm: Sandbox, http: Http, spoiled: str) -> None:
-        warm.put_secret(spoiled)
-
-        assert http.get(PATH).status == 200
-        assert "The earlier signing keys serve on" in warm.log("ApiFunction")
-
-    @pytest.mark.parametrize("code", ["ThrottlingException", "InternalServiceError", "AccessDeniedException"])
-    def test_a_failing_secrets_manager_leaves_the_earlier_keys_serving(
-        self, warm: Sandbox, http: Http, code: str
-    ) -> None:
-        reply = failure(code)
-        warm.aws.intercept = lambda operation, call: reply if operation.startswith("secretsmanager.") else None
-
-        assert http.get(PATH).status == 200

@@ -1,7 +1,7 @@
 """Lookups of one target and of some, and what the queue is told of them."""
 
 import io
-import time
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import repeat
@@ -176,13 +176,13 @@ def test_who_waits_for_a_slot_while_another_is_refused_makes_no_call(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = CredentialsInvalid("No secret.")
+    all_begun = threading.Barrier(3)
 
     def ask(target: Target, deadline: float, before_call: Callable[[], None]) -> StreamState:
-        if target == ONE:
-            raise refusal
-        while True:
+        all_begun.wait()
+        while target != ONE:
             before_call()
-            time.sleep(0.001)
+        raise refusal
 
     monkeypatch.setattr(world.rtc, "stream_state", ask)
 

@@ -1,12 +1,13 @@
 """Sweeps of the watch list: what is told, where the next one goes on, and that two never overlap."""
 
 import io
-from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from stream_state import lookup as lookup_module
+from stream_state import sweep as sweep_module
 from stream_state.errors import (
     CredentialsInvalid,
     QuotaExceeded,
@@ -23,7 +24,6 @@ from tests.unit.memory import World, media, metrics, targets
 
 ONE, TWO, THREE = targets(3)
 WATCHED = SweepRequest(None, "changes")
-Conforms = Callable[[str, Any], None]
 FAILS = aws_error("ProvisionedThroughputExceededException")
 
 
@@ -40,10 +40,6 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(world: World, request: SweepRequest = WATCHED, seconds: float = 600) -> dict[str, Any]:
     return world.sweep.run(request, world.in_seconds(seconds), world.in_seconds(seconds + 10))
-
-
-def given(*given_targets: Target, emit: str = "all") -> SweepRequest:
-    return SweepRequest(given_targets, emit)
 
 
 def watch(world: World, watched: list[Target], seconds: int = 3600) -> None:
@@ -131,15 +127,15 @@ def test_a_sweep_that_finds_the_lease_held_ends_and_says_so(world: World) -> Non
 
     assert summary["skipped"] == "another sweep of the watch list is under way"
     assert (world.rtc.calls, world.queue.messages, summary["targets"]) == ([], [], 0)
-    world.clock.seconds += LEASE_SECONDS + 1
+    world.clock.seconds += LEASE_SECONDS + 2
     assert run(world)["delivered"] == 1
-    assert run(world, given(TWO))["delivered"] == 1
+    assert run(world, SweepRequest([TWO], "all"))["delivered"] == 1
 
 
 def test_given_targets_take_no_lease(world: World) -> None:
     world.table.take_lease("another")
 
-    assert run(world, given(ONE))["delivered"] == 1
+    assert run(world, SweepRequest([ONE], "all"))["delivered"] == 1
 
 
 def test_the_next_sweep_goes_on_where_one_stopped_once_round(world: World, one_at_a_time: None) -> None:
@@ -189,7 +185,38 @@ def test_a_refusal_that_concerns_all_stops_a_sweep_of_watched_targets(
     assert world.table.take_lease("next") == (True, Watch(TWO, 0, 0).key)
 
 
-def test_a_sweep_after_one_that_was_killed_goes_on_from_the_last_page(world: World, one_at_a_time: None) -> None:
+class Ticks:
+    """Stands in for the events that the threads which keep a lease wait for: time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self._ends: SimpleQueue[str] = SimpleQueue()
+        self._waits: SimpleQueue[None] = SimpleQueue()
+
+    def wait(self, seconds: float) -> bool:
+        """As `threading.Event.wait`."""
+        self._waits.put(None)
+        return self._ends.get() == "end"
+
+    def set(self) -> None:
+        """As `threading.Event.set`."""
+        self._ends.put("end")
+
+    def tick(self) -> None:
+        """Let the time to wait pass, and the lease be kept, once."""
+        self._waits.get()
+        self._ends.put("time is up")
+        self._waits.get()
+        self._waits.put(None)
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Ticks:
+    ticks = Ticks()
+    monkeypatch.setattr(sweep_module, "Event", lambda: ticks)
+    return ticks
+
+
+def test_the_cursor_is_stored_after_every_page_and_at_the_end(world: World, one_at_a_time: None) -> None:
     everyone = targets(PAGE_ITEMS + 50)
     watch(world, everyone)
     cursors: list[str | None] = []
@@ -198,23 +225,37 @@ def test_a_sweep_after_one_that_was_killed_goes_on_from_the_last_page(world: Wor
 
     run(world)
 
-    assert cursors == [Watch(everyone[PAGE_ITEMS - 1], 0, 0).key, Watch(everyone[-1], 0, 0).key]
+    assert cursors == [Watch(everyone[index], 0, 0).key for index in (PAGE_ITEMS - 1, PAGE_ITEMS + 49)]
+
+
+def test_a_sweep_after_one_that_was_killed_goes_on_from_the_stored_cursor(world: World, one_at_a_time: None) -> None:
+    everyone = targets(10)
+    watch(world, everyone)
     world.table.take_lease("killed")
-    keep_lease("killed", cursors[0])
-    world.clock.seconds += LEASE_SECONDS + 1
-    world.rtc.calls.clear()
+    world.table.keep_lease("killed", Watch(everyone[7], 0, 0).key)
+    world.clock.seconds += LEASE_SECONDS + 2
+
     run(world)
-    assert world.rtc.calls == everyone[PAGE_ITEMS:] + everyone[:PAGE_ITEMS]
+
+    assert world.rtc.calls == everyone[8:] + everyone[:8]
 
 
-def test_a_sweep_keeps_its_lease_while_it_lasts(world: World, one_at_a_time: None) -> None:
-    watch(world, targets(10))
-    world.rtc.seconds_per_call = 20
-    others: list[tuple[bool, object]] = []
-    world.rtc.default = lambda: others.append(world.table.take_lease("another")) or media()
+def test_a_sweep_keeps_its_lease_also_while_no_answer_comes(world: World, one_at_a_time: None, ticks: Ticks) -> None:
+    """Given calls that are on hold for minutes, then the lease is renewed all the while."""
+    watch(world, targets(3))
+    others: list[bool] = []
 
-    assert run(world)["delivered"] == 10
-    assert [taken for taken, _ in others] == [False] * 10
+    def hold() -> dict[str, bool | None]:
+        for _ in range(10):
+            world.clock.seconds += LEASE_SECONDS / 3
+            ticks.tick()
+            others.append(world.table.take_lease("another")[0])
+        return media()
+
+    world.rtc.default = hold
+
+    assert run(world, seconds=3600)["delivered"] == 3
+    assert others == [False] * 30
 
 
 def test_a_sweep_that_lost_the_lease_ends_and_leaves_the_cursor_to_the_other(
@@ -233,31 +274,32 @@ def test_a_sweep_that_lost_the_lease_ends_and_leaves_the_cursor_to_the_other(
 
 def steal(world: World) -> dict[str, bool | None]:
     """A pause of the whole function, in which another sweep takes the lease."""
-    world.clock.seconds += LEASE_SECONDS + 1
+    world.clock.seconds += LEASE_SECONDS + 2
     assert world.table.take_lease("another")[0]
     return media()
 
 
-def test_a_lease_that_cannot_be_renewed_is_tried_again_and_then_given_up(
+def test_a_lease_that_cannot_be_renewed_is_tried_again_and_at_last_lost(
     world: World, one_at_a_time: None, logs: io.StringIO
 ) -> None:
-    watch(world, targets(30))
+    watch(world, targets(60))
     world.rtc.seconds_per_call = 5
     keep_lease = world.table.keep_lease
-    failures = iter([True, False])
+    fails = iter([True, False])
+    kept_at: list[float] = []
 
     def keep(*arguments: Any, **options: Any) -> Any:
-        if next(failures, True):
+        if next(fails, True):
             raise StateUnavailable("The table did not answer.")
+        kept_at.append(world.clock.seconds)
         return keep_lease(*arguments, **options)
 
     world.table.keep_lease = keep
 
     summary = run(world)
 
-    # Held for a minute from 20 seconds on, when it was renewed at the second try.
-    assert 14 <= summary["delivered"] <= 18
-    assert summary["remaining"] == 30 - summary["delivered"]
+    assert world.clock.seconds - kept_at[0] == pytest.approx(LEASE_SECONDS, abs=5.1)
+    assert summary["remaining"] == 60 - summary["delivered"] > 0
     assert "lost the lease" in logs.getvalue()
 
 

@@ -249,7 +249,7 @@ class TableLimiter:
             left_us = head.deadline_us - self._now_us()
             pause_us = min(denial.pause_us, MAX_PAUSE_SECONDS * 1_000_000, max(left_us, 0))
             is_late = denial.free_in_us > left_us or (denials > 0 and left_us <= 0)
-            if not is_late or self._is_sweep:
+            if pause_us and (self._is_sweep or not is_late):
                 self._sleep(pause_us / 1_000_000)
             if is_late and (not self._is_sweep or pause_us >= left_us):
                 return self._refuse(head, denial)

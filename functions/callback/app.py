@@ -10,7 +10,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.callback import Callback
 from stream_state.errors import DeliveryFailed, InvalidTarget, StreamStateError
-from stream_state.gateway import Request, problem
+from stream_state.gateway import Request, json_response, problem_response
 from stream_state.lookup import deadline
 from stream_state.observability import entry_point, log_error
 from stream_state.queue import RetryQueue
@@ -33,11 +33,13 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         ]
         return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in failed]}
     try:
-        take(Request(event).text())
+        take(Request(event).event_text())
     except StreamStateError as error:
         log_error(error)
-        return problem(error, event)
-    return {"statusCode": HTTPStatus.OK, "headers": {"Cache-Control": "no-store"}, "body": ""}
+        response = problem_response(error, {**event, "asked_path": event.get("rawPath") or event.get("path")})
+    else:
+        response = json_response(HTTPStatus.OK, {})
+    return {"statusCode": response.status_code, "headers": response.headers, "body": response.body}
 
 
 def take(text: str) -> None:

@@ -73,7 +73,7 @@ class FakeAdapter(BaseAdapter):
         """Replace the script."""
         self.script = Script(*replies)
 
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # by name only
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """The scripted response."""
         self.requests.append(request)
         self.options.append(options)

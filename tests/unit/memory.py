@@ -1,23 +1,58 @@
 """The outside world in memory: a DynamoDB table, the results queue and the vendor, each failing as it is told to."""
+# ruff: noqa: N803 (parameters are named as boto3 names them)
 
-import copy
+import importlib
+import json
+import operator
 import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import pytest
 from botocore.exceptions import ClientError
 
-from stream_state.errors import DeliveryFailed, QuotaExceeded, StreamStateError, TargetNotFound
+from stream_state import lookup as lookup_module
+from stream_state.errors import (
+    CredentialsInvalid,
+    CredentialsUnavailable,
+    DeliveryFailed,
+    QuotaExceeded,
+    RtcAccessDenied,
+    RtcActionRetired,
+    RtcProtocolError,
+    RtcRequestRefused,
+    RtcThrottled,
+    RtcUnavailable,
+    StreamStateError,
+    TargetNotFound,
+)
 from stream_state.lookup import Lookup, Teller
-from stream_state.model import PRESENT, Fact, Known, Medium, StreamState, Target
+from stream_state.model import FOUND, Fact, Known, Medium, StreamState, Target
+from stream_state.observability import publish_metrics
+from stream_state.settings import Settings
 from stream_state.sweep import Sweep
 from stream_state.table import StateTable
 from tests.unit.fakes import Clock
 
 TABLE = "states"
 APP_ID = "661e8f2a9b3c4d5e6f708192"
+ENVIRONMENT = {
+    "RTC_APP_IDS": f"{APP_ID},app-2",
+    "RTC_SECRET_ID": "keys",
+    "TABLE_NAME": TABLE,
+    "RESULTS_QUEUE_URL": "https://sqs.example/123456789012/results",
+    "AWS_ACCESS_KEY_ID": "made-up",
+    "AWS_SECRET_ACCESS_KEY": "made-up",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+}
+EVENTS = Path(__file__).parents[2] / "events"
+
+_OPERATORS = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 type Item = dict[str, Any]
 type Key = tuple[str, str]
@@ -32,9 +67,87 @@ def media(*on: str, unknown: Iterable[str] = ()) -> Media:
     return {medium.value: None if medium in unknown else medium in on for medium in Medium}
 
 
+def query_facts(values: Media, sent_at_ms: int) -> dict[str, Fact]:
+    """What a query tells that found the user."""
+    return {**{name: Fact(value, sent_at_ms) for name, value in values.items()}, FOUND: Fact(None, sent_at_ms)}
+
+
+def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
+    """The values of the metrics that were recorded, by name."""
+    publish_metrics()
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    values: dict[str, list[float]] = {}
+    for document in documents:
+        for metric in document["_aws"]["CloudWatchMetrics"][0]["Metrics"]:
+            values.setdefault(metric["Name"], []).extend(document[metric["Name"]])
+    return values
+
+
 def targets(count: int, room_id: str = "class-1") -> list[Target]:
     """As many targets of a room, in the order of the watch list."""
     return [Target(APP_ID, room_id, f"user-{index:05}") for index in range(count)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The context of an invocation that has half a minute left."""
+
+    aws_request_id: str = "invocation-1"
+    function_name: str = "a-function"
+    memory_limit_in_mb: int = 256
+    invoked_function_arn: str = "arn:aws:lambda:eu-central-1:123456789012:function:a-function"
+    remaining_ms: int = 30_000
+
+    def get_remaining_time_in_millis(self) -> int:
+        """As Lambda names it."""
+        return self.remaining_ms
+
+
+def every_error() -> list[StreamStateError]:
+    """One of each kind that asking can end with."""
+    codes = {"rtc_code": "SomeCode", "rtc_request_id": "request-7"}
+    return [
+        TargetNotFound("Unknown.", **codes),
+        QuotaExceeded("No slot.", retry_after_seconds=2.1),
+        RtcThrottled("Throttled.", retry_after_seconds=7, **codes),
+        CredentialsInvalid("No secret."),
+        CredentialsUnavailable("No answer."),
+        RtcAccessDenied("Denied.", **codes),
+        RtcRequestRefused("Refused.", **codes),
+        RtcActionRetired("Gone.", **codes),
+        RtcProtocolError("What?", rtc_request_id="request-7"),
+        RtcUnavailable("Down."),
+        RtcUnavailable("Too slow.", status=504),
+    ]
+
+
+class Calls:
+    """A DynamoDB client whose calls are recorded, and have the effects that a test wants."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.lock = threading.Lock()
+        self.made: list[tuple[str, Mapping[str, Any]]] = []
+        self.effects: dict[str, Iterator[Effect | Callable[[Mapping[str, Any]], Effect]]] = {}
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        """A call of the client, after the next effect for it."""
+
+        def call(**parameters: Any) -> Any:
+            self.made.append((operation, parameters))
+            effect = next(self.effects.get(operation, iter(())), None)
+            if callable(effect):
+                effect = effect(parameters)
+            if isinstance(effect, Exception):
+                raise effect
+            with self.lock:
+                return getattr(self.client, operation)(**parameters) if effect is None else effect
+
+        return call
+
+    def count(self, operation: str) -> int:
+        """How many calls of an operation were made."""
+        return sum(name == operation for name, _ in self.made)
 
 
 class MemoryTable:
@@ -42,42 +155,19 @@ class MemoryTable:
 
     def __init__(self) -> None:
         self.items: dict[str, dict[str, Item]] = defaultdict(dict)
-        self.calls: list[tuple[str, Mapping[str, Any]]] = []
-        self.effects: dict[str, Iterator[Effect | Callable[[Mapping[str, Any]], Effect]]] = {}
         self.max_query_items = 1_000
-        self._lock = threading.Lock()
 
-    def __getattr__(self, operation: str) -> Callable[..., Any]:
-        """A call of the client, after the next effect that a test wants it to have."""
-        perform = getattr(type(self), f"_{operation}")
-
-        def call(**parameters: Any) -> Any:
-            self.calls.append((operation, parameters))
-            effect = next(self.effects.get(operation, iter(())), None)
-            if callable(effect):
-                effect = effect(parameters)
-            if isinstance(effect, Exception):
-                raise effect
-            with self._lock:
-                return copy.deepcopy(perform(self, **parameters) if effect is None else effect)
-
-        return call
-
-    def count(self, operation: str) -> int:
-        """How many calls of an operation were made."""
-        return sum(name == operation for name, _ in self.calls)
-
-    def _get_item(self, *, Key: Item, TableName: str, ConsistentRead: bool = False) -> Any:  # noqa: N803 (as boto3 names them)
+    def get_item(self, *, Key: Item, TableName: str, ConsistentRead: bool = False) -> Any:
         item = self._item(Key)
         return {"Item": item} if item else {}
 
-    def _update_item(
+    def update_item(
         self,
         *,
-        Key: Item,  # noqa: N803 (as boto3 names it)
-        UpdateExpression: str,  # noqa: N803 (as boto3 names it)
-        ConditionExpression: str,  # noqa: N803 (as boto3 names it)
-        ExpressionAttributeValues: Item,  # noqa: N803 (as boto3 names it)
+        Key: Item,
+        UpdateExpression: str,
+        ConditionExpression: str,
+        ExpressionAttributeValues: Item,
         **more: Any,
     ) -> Any:
         item = self._item(Key)
@@ -85,47 +175,48 @@ class MemoryTable:
         if not _holds(ConditionExpression, item or {}, ExpressionAttributeValues, names):
             response: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "canary"}}
             if more.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD" and item:
-                response["Item"] = copy.deepcopy(item)
+                response["Item"] = item
             raise ClientError(response, "UpdateItem")
-        item = item or dict(Key)
+        item = dict(item or Key)
         for assignment in UpdateExpression.removeprefix("SET ").split(", "):
             name, value = assignment.split(" = ")
             item[names.get(name, name)] = ExpressionAttributeValues[value]
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
         return {"Attributes": item} if more.get("ReturnValues") == "ALL_NEW" else {}
 
-    def _delete_item(self, *, Key: Item, TableName: str) -> Any:  # noqa: N803 (as boto3 names them)
+    def delete_item(self, *, Key: Item, TableName: str) -> Any:
         self.items[Key["pk"]["S"]].pop(Key["sk"]["S"], None)
         return {}
 
-    def _batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> Any:  # noqa: N803 (as boto3 names it)
+    def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> Any:
         keys = RequestItems[TABLE]["Keys"]
         assert len({str(key) for key in keys}) == len(keys) <= 100
         return {"Responses": {TABLE: [item for key in keys if (item := self._item(key))]}}
 
-    def _batch_write_item(self, *, RequestItems: Mapping[str, Any]) -> Any:  # noqa: N803 (as boto3 names it)
+    def batch_write_item(self, *, RequestItems: Mapping[str, Any]) -> Any:
         items = [request["PutRequest"]["Item"] for request in RequestItems[TABLE]]
         assert len({item["sk"]["S"] for item in items}) == len(items) <= 25
         for item in items:
             self.items[item["pk"]["S"]][item["sk"]["S"]] = item
         return {}
 
-    def _query(
+    def query(
         self,
         *,
-        KeyConditionExpression: str,  # noqa: N803 (as boto3 names it)
-        ExpressionAttributeValues: Item,  # noqa: N803 (as boto3 names it)
+        KeyConditionExpression: str,
+        ExpressionAttributeValues: Item,
         **more: Any,
     ) -> Any:
-        values = ExpressionAttributeValues
-        partition = self.items[values[":pk"]["S"]]
+        partition = self.items[ExpressionAttributeValues[":pk"]["S"]]
         after = more["ExclusiveStartKey"]["sk"]["S"] if "ExclusiveStartKey" in more else ""
         limit = min(more.get("Limit", self.max_query_items), self.max_query_items)
-        keys = sorted(sk for sk in partition if sk > after)
-        if "AND" in KeyConditionExpression:
-            keys = [sk for sk in keys if _holds(KeyConditionExpression, partition[sk], values)]
+        last = ExpressionAttributeValues.get(":last", {}).get("S")
+        assert KeyConditionExpression == ("pk = :pk AND sk <= :last" if last else "pk = :pk")
+        keys = sorted(sk for sk in partition if after < sk and not (last and sk > last))
         page = [partition[sk] for sk in keys[:limit]]
-        shown = [item for item in page if _holds(more.get("FilterExpression", "True"), item, values)]
+        shown = page
+        if "FilterExpression" in more:
+            shown = [item for item in page if _holds(more["FilterExpression"], item, ExpressionAttributeValues)]
         answer: dict[str, Any] = {"Count": len(shown)} | ({"Items": shown} if more.get("Select") != "COUNT" else {})
         # As DynamoDB does, also if nothing comes after the last item of a full page.
         return answer | ({"LastEvaluatedKey": {n: page[-1][n] for n in ("pk", "sk")}} if len(page) == limit else {})
@@ -137,24 +228,21 @@ class MemoryTable:
 def _holds(condition: str, item: Item, values: Item, names: Mapping[str, str] | None = None) -> bool:
     """Whether a condition or filter holds for an item; a comparison with an attribute that is missing does not."""
 
-    def value(of: Item, name: str) -> Any:
-        (kind, text), *_ = of.get(name, {"N": "nan"}).items()
-        return float(text) if kind == "N" else text
+    def has(name: str) -> bool:
+        return (names or {}).get(name, name) in item
 
-    def python(token: re.Match[str]) -> str:
-        word = token[0]
-        if word in {"AND", "OR", "True"}:
-            return word if word == "True" else word.lower()
-        if word in {"attribute_exists", "attribute_not_exists"}:
-            return "not known" if "not" in word else "known"
-        if word.startswith(":"):
-            return f"value(values, {word!r})"
-        return f"value(item, {(names or {}).get(word, word)!r})"
+    def compare(name: str, sign: str, value: str) -> bool:
+        if not has(name):
+            return False
+        left, right = item[(names or {}).get(name, name)], values[value]
+        assert left.keys() == right.keys()
+        parse = float if "N" in left else str
+        return bool(_OPERATORS[sign](*(parse(next(iter(side.values()))) for side in (left, right))))
 
-    existence = re.sub(r"(attribute_\w+)\(([\w#]+)\)", lambda m: f"{m[1]}({(names or {}).get(m[2], m[2])!r})", condition)
-    expression = re.sub(r"'\w+'|[:#\w]+", lambda m: m[0] if m[0].startswith("'") else python(m), existence)
-    scope = {"value": value, "values": values, "item": item, "known": item.__contains__}
-    return bool(eval(re.sub(r"(?<![<>])=", "==", expression), scope))  # noqa: S307 (conditions of the code under test)
+    python = re.sub(r"attribute_(not_)?exists\(([#\w]+)\)", lambda m: f"{'not ' * bool(m[1])}has('{m[2]}')", condition)
+    python = re.sub(r"([#\w]+) ([<>=]+) (:\w+)", r"compare('\1', '\2', '\3')", python)
+    python = python.replace(" AND ", " and ").replace(" OR ", " or ")
+    return bool(eval(python, {"has": has, "compare": compare}))  # noqa: S307 (conditions of the code under test)
 
 
 class MemoryQueue:
@@ -220,24 +308,37 @@ class MemoryRtc:
             answer.observed_at_ms = sent_at_ms
         if isinstance(answer, StreamStateError):
             raise answer
-        facts = {name: Fact(value, sent_at_ms) for name, value in answer.items()}
-        if any(answer.values()):
-            facts[PRESENT] = Fact(value=True, at_ms=sent_at_ms)
-        return StreamState(target, facts, "query", f"request-{len(self.calls)}")
+        return StreamState(target, query_facts(answer, sent_at_ms), "query", f"request-{len(self.calls)}")
 
 
 class World:
     """The package's upper levels on a table, a queue and a vendor in memory, and one clock."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, client: Any = None) -> None:
         self.clock = clock
-        self.dynamodb = MemoryTable()
+        self.dynamodb = Calls(client or MemoryTable())
         self.queue = MemoryQueue()
         self.rtc = MemoryRtc(clock)
         self.table: Any = StateTable(self.dynamodb, TABLE, clock.wall)  # type: ignore[arg-type]  # the calls it makes
         self.lookup: Any = Lookup(self.rtc, self.table, clock.monotonic, clock.wall)  # type: ignore[arg-type]  # as above
         self.teller: Any = Teller(self.queue, self.table)  # type: ignore[arg-type]  # as above
         self.sweep = Sweep(self.lookup, self.teller, self.table, clock=clock.monotonic, wall_clock=clock.wall)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was called, sent, read or stored."""
+        return not (self.rtc.calls or self.queue.messages or self.dynamodb.made)
+
+    def function(self, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """The module of a function, on this world."""
+        for variable, value in ENVIRONMENT.items():
+            monkeypatch.setenv(variable, value)
+        module = importlib.import_module(f"functions.{name}.app")
+        own = {"settings": Settings.from_environment(ENVIRONMENT), **vars(self)}
+        for attribute in own.keys() & vars(module).keys() & {"settings", "table", "lookup", "teller", "sweep"}:
+            monkeypatch.setattr(module, attribute, own[attribute])
+        monkeypatch.setattr(lookup_module, "time", SimpleNamespace(monotonic=self.clock.monotonic))
+        return module
 
     def known(self, target: Target) -> Known | None:
         """What the table holds of a target."""

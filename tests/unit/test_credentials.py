@@ -13,7 +13,7 @@ from stream_state.credentials import SecretKeys, StaticKeys, parse_keys
 from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, StreamStateError
 from stream_state.settings import Settings, SettingsError
 from stream_state.signing import SigningKeys
-from tests.unit.fakes import Clock, FakeSecrets, aws_error
+from tests.unit.fakes import Clock, FakeSecrets, Script, aws_error
 
 OLD = {"access_key_id": "old-access-key", "secret_access_key": "old-secret-key"}
 NEW = {"access_key_id": "new-access-key", "secret_access_key": "new-secret-key", "session_token": "new-token"}
@@ -27,7 +27,7 @@ def source(clock: Clock) -> Callable[..., tuple[SecretKeys, FakeSecrets]]:
 
     def make(*values: Any, max_age_seconds: float = 300) -> tuple[SecretKeys, FakeSecrets]:
         secrets = FakeSecrets(*values)
-        return SecretKeys(secrets, "signing-keys", max_age_seconds, clock.monotonic), secrets  # type: ignore[arg-type]  # a fake
+        return SecretKeys(secrets, "signing-keys", max_age_seconds, clock.monotonic), secrets
 
     return make
 
@@ -70,7 +70,18 @@ def test_a_secret_is_read_in_both_spellings(secret: dict[str, object], keys: Sig
         *(
             (json.dumps({**NEW, name: value}), f"must hold {name} as text of printable ASCII without spaces")
             for name in NEW
-            for value in ("canary ", " canary", "can ary", "canary\n", "canary\u5bc6", "canary\x00", 7, True, ["canary"], {})
+            for value in (
+                "canary ",
+                " canary",
+                "can ary",
+                "canary\n",
+                "canary\u5bc6",
+                "canary\x00",
+                7,
+                True,
+                ["canary"],
+                {},
+            )
         ),
         (json.dumps({**OLD, "access_key_id": None}), "must hold access_key_id as text"),
         (json.dumps({**OLD, "secret_access_key": ""}), "must hold secret_access_key as text"),
@@ -119,7 +130,7 @@ def test_a_secret_that_cannot_be_read_is_an_error_that_says_whether_to_ask_again
 ) -> None:
     keys, _ = source(failure)
 
-    with pytest.raises(error, match="signing keys|Secrets Manager") as raised:
+    with pytest.raises(error, match=r"signing keys|Secrets Manager") as raised:
         keys.keys()
 
     assert shown in str(raised.value)
@@ -146,7 +157,9 @@ def test_an_age_of_zero_reads_the_keys_each_time(source: Callable[..., tuple[Sec
     assert secrets.reads == 2
 
 
-@pytest.mark.parametrize("failure", [DOWN, ReadTimeoutError(endpoint_url="https://x"), aws_error("AccessDeniedException"), "{"])
+@pytest.mark.parametrize(
+    "failure", [DOWN, ReadTimeoutError(endpoint_url="https://x"), aws_error("AccessDeniedException"), "{"]
+)
 def test_earlier_keys_serve_on_while_the_secret_cannot_be_read(
     source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock, logs: io.StringIO, failure: Any
 ) -> None:
@@ -161,7 +174,9 @@ def test_earlier_keys_serve_on_while_the_secret_cannot_be_read(
     assert (keys.keys(), secrets.reads) == (NEW_KEYS, 3)
 
 
-def test_a_failed_first_read_is_tried_again(source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock) -> None:
+def test_a_failed_first_read_is_tried_again(
+    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock
+) -> None:
     keys, _ = source(DOWN, OLD)
     with pytest.raises(CredentialsUnavailable):
         keys.keys()
@@ -214,18 +229,55 @@ def test_rejected_keys_do_not_serve_on(
         keys.keys_after_rejection(rejected, clock.monotonic())
 
 
-def in_threads(work: Callable[[], object], count: int = 16) -> list[object]:
+class CountingLock:
+    """A lock that lets a test wait until so many have come to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrivals = threading.Semaphore(0)
+
+    def wait_for(self, count: int) -> None:
+        for _ in range(count):
+            self._arrivals.acquire(timeout=10)
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        self._arrivals.release()
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+THREADS = 16
+
+
+def in_threads(keys: SecretKeys, secrets: FakeSecrets, value: Any, work: Callable[[], object]) -> list[object]:
+    """Results, or errors by class, of threads that have all come before the first of their reads ends with `value`."""
+    lock = CountingLock()
+    keys._lock = lock
+    later = secrets.script.answers
+
+    def slow() -> Any:
+        lock.wait_for(THREADS)
+        secrets.script.answers = later
+        return Script(value).next()
+
+    secrets.script.answers = [slow]
     results: list[object] = []
-    barrier = threading.Barrier(count)
 
     def run() -> None:
-        barrier.wait()
         try:
             results.append(work())
         except StreamStateError as error:
             results.append(type(error))
 
-    threads = [threading.Thread(target=run) for _ in range(count)]
+    threads = [threading.Thread(target=run) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -234,23 +286,35 @@ def in_threads(work: Callable[[], object], count: int = 16) -> list[object]:
 
 
 def test_many_threads_read_the_first_keys_once(source: Callable[..., tuple[SecretKeys, FakeSecrets]]) -> None:
-    keys, secrets = source(OLD)
+    keys, secrets = source(NEW)
 
-    assert in_threads(keys.keys) == [OLD_KEYS] * 16
+    assert in_threads(keys, secrets, OLD, keys.keys) == [OLD_KEYS] * THREADS
     assert secrets.reads == 1
 
 
-@pytest.mark.parametrize(("value", "keys_after"), [(NEW, NEW_KEYS), (OLD, OLD_KEYS)], ids=["rotated", "the same"])
-def test_many_rejections_at_once_read_the_secret_once(
+def test_many_threads_do_not_wait_for_one_failing_read_each(
     source: Callable[..., tuple[SecretKeys, FakeSecrets]],
-    clock: Clock,
-    value: dict[str, str],
-    keys_after: SigningKeys,
 ) -> None:
-    keys, secrets = source(OLD, value)
+    keys, secrets = source(DOWN)
+
+    assert in_threads(keys, secrets, DOWN, keys.keys) == [CredentialsUnavailable] * THREADS
+    assert secrets.reads <= 2
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [(NEW, NEW_KEYS), (OLD, OLD_KEYS), (DOWN, CredentialsUnavailable)],
+    ids=["rotated", "the same", "failing"],
+)
+def test_many_rejections_at_once_read_the_secret_once(
+    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock, value: Any, result: object
+) -> None:
+    keys, secrets = source(OLD)
     rejected, signed_at = keys.keys(), clock.monotonic()
 
-    assert in_threads(lambda: keys.keys_after_rejection(rejected, signed_at)) == [keys_after] * 16
+    results = in_threads(keys, secrets, value, lambda: keys.keys_after_rejection(rejected, signed_at))
+
+    assert results == [result] * THREADS
     assert secrets.reads == 2
 
 
@@ -261,7 +325,7 @@ def test_while_one_thread_reads_again_the_others_go_on_with_the_earlier_keys(
 
     def slow() -> dict[str, str]:
         asked.set()
-        answered.wait()
+        answered.wait(timeout=10)
         return NEW
 
     keys, secrets = source(OLD, slow)

@@ -42,7 +42,7 @@ def test_the_first_app_id_is_meant_where_none_is_named() -> None:
         ({"user_id": "密" * 200}, "user_id may hold A-Z a-z 0-9 @ . _ - only; position 1 holds another."),
         ({"user_id": "%2e"}, "user_id may hold A-Z a-z 0-9 @ . _ - only; position 1 holds another."),
         ({"user_id": "\ud800"}, "user_id may hold A-Z a-z 0-9 @ . _ - only; position 1 holds another."),
-        ({"user_id": "١"}, "user_id may hold A-Z a-z 0-9 @ . _ - only; position 1 holds another."),
+        ({"user_id": "\u0661"}, "user_id may hold A-Z a-z 0-9 @ . _ - only; position 1 holds another."),
         ({"room_id": None}, "room_id is missing."),
         ({"room_id": 7}, "room_id must be text."),
         ({"room_id": ["class-1"]}, "room_id must be text."),
@@ -114,7 +114,7 @@ def test_the_first_bad_target_of_a_list_is_named_by_its_index() -> None:
     ],
 )
 def test_publishing_and_present_say_no_more_than_is_known(
-    values: dict[str, bool | None], publishing: bool | None, present: bool | None, conforms: Conforms
+    values: dict[str, bool | None], publishing: object, present: object, conforms: Conforms
 ) -> None:
     answer = state(**values).answer()
 
@@ -197,4 +197,6 @@ def test_a_problem_is_told_with_its_target(conforms: Conforms) -> None:
 
 def test_a_digest_tells_all_targets_apart() -> None:
     assert TARGET.digest() == hashlib.sha256(b"app-1\nclass-1\nteacher").hexdigest()
-    assert len({Target("a", "b", "cd").digest(), Target("a", "bc", "d").digest(), Target("a", "b", "c").digest("d")}) == 3
+    assert (
+        len({Target("a", "b", "cd").digest(), Target("a", "bc", "d").digest(), Target("a", "b", "c").digest("d")}) == 3
+    )

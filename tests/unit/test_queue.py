@@ -23,7 +23,7 @@ def make_queue(
     queue_client: FakeQueue, clock: Clock, longest: Callable[[float, float], float]
 ) -> Callable[[str], ResultsQueue]:
     """Makes a queue at an address."""
-    return lambda url: ResultsQueue(queue_client, url, clock=clock.monotonic, sleep=clock.sleep, jitter=longest)  # type: ignore[arg-type]  # a fake
+    return lambda url: ResultsQueue(queue_client, url, clock=clock.monotonic, sleep=clock.sleep, jitter=longest)
 
 
 @pytest.fixture

@@ -65,7 +65,12 @@ def test_one_signed_get_asks_for_the_target(rtc: RtcClient, adapter: FakeAdapter
         (ONE_ON, {"audio": True, "video": False, "screen_audio": False, "screen_video": False}, True, True),
         (ALL_OFF, dict.fromkeys(UNKNOWN, False), False, None),
         (entries(Video=1), {**UNKNOWN, "video": True}, True, True),
-        (ONE_ON[::-1] + ONE_ON, {"audio": True, "video": False, "screen_audio": False, "screen_video": False}, True, True),
+        (
+            ONE_ON[::-1] + ONE_ON,
+            {"audio": True, "video": False, "screen_audio": False, "screen_video": False},
+            True,
+            True,
+        ),
     ],
 )
 def test_an_answer_tells_what_the_vendor_said_as_of_when_it_was_asked(
@@ -76,8 +81,8 @@ def test_an_answer_tells_what_the_vendor_said_as_of_when_it_was_asked(
     conforms: Callable[[str, Any], None],
     stream_states: object,
     media: dict[str, bool | None],
-    publishing: bool | None,
-    present: bool | None,
+    publishing: object,
+    present: object,
 ) -> None:
     def later() -> Reply:
         clock.seconds += 1
@@ -101,7 +106,10 @@ def test_an_answer_tells_what_the_vendor_said_as_of_when_it_was_asked(
             [entries(Audio=state)[0] for state in (0, 1)],
             [entries(Audio=state)[0] for state in (0, None)],
             [entries(Audio=state)[0] for state in (0, False)],
-            *(entries(Audio=state) for state in (None, False, True, 0.0, 1.0, "0", "1", "", 2, -1, [], [0], {}, 10**30)),
+            *(
+                entries(Audio=state)
+                for state in (None, False, True, 0.0, 1.0, "0", "1", "", 2, -1, [], [0], {}, 10**30)
+            ),
             [{"MediaType": "Audio"}],
             [{"mediatype": "Audio", "State": 0}],
             [{"MediaType": "audio", "State": 0}],
@@ -166,13 +174,20 @@ GOOD = json.dumps(with_result(GOOD_RESULT))
     ("status", "body"),
     [
         *((200, with_result(result)) for result in (None, "", "text", [], [GOOD_RESULT], 0, True, {})),
-        *((200, with_result({**GOOD_RESULT, name: other})) for name in IDS for other in ("x", "", None, 7, ["teacher"])),
+        *(
+            (200, with_result({**GOOD_RESULT, name: other}))
+            for name in IDS
+            for other in ("x", "", None, 7, ["teacher"])
+        ),
         (200, with_result({**GOOD_RESULT, "UserId": "Teacher"})),
         *((200, with_result({name: GOOD_RESULT[name] for name in GOOD_RESULT if name != missing})) for missing in IDS),
         *((200, {"ResponseMetadata": metadata, "Result": GOOD_RESULT}) for metadata in (None, [], "text", 1)),
         (200, {"Result": GOOD_RESULT}),
         (200, {"ResponseMetadata": METADATA}),
-        *((200, {**with_result(GOOD_RESULT), "ResponseMetadata": {"Error": error}}) for error in ({}, "text", [], 0, False)),
+        *(
+            (200, {**with_result(GOOD_RESULT), "ResponseMetadata": {"Error": error}})
+            for error in ({}, "text", [], 0, False)
+        ),
         (200, {**with_result(GOOD_RESULT), "ResponseMetadata": {"Error": {"Code": ["InternalError"]}}}),
         *((status, with_result(GOOD_RESULT)) for status in (201, 206, 301, 302, 400, 404)),
         *((status, b"") for status in (204, 304)),
@@ -213,7 +228,7 @@ def test_a_request_id_that_is_no_name_is_left_out(
 
 @pytest.mark.parametrize(("size", "understood"), [(MAX_BODY_BYTES, True), (MAX_BODY_BYTES + 1, False)])
 def test_an_answer_may_have_one_mebibyte(
-    rtc: RtcClient, adapter: FakeAdapter, target: Target, size: int, understood: bool
+    rtc: RtcClient, adapter: FakeAdapter, target: Target, size: int, understood: object
 ) -> None:
     adapter.answer(Reply(200, GOOD.encode().ljust(size)))
 
@@ -253,18 +268,30 @@ json_values = st.recursive(
     max_leaves=6,
 )
 odd_entries = st.fixed_dictionaries(
-    {}, optional={"MediaType": st.sampled_from([*MEDIA, "Whiteboard"]) | json_values, "State": st.sampled_from([0, 1]) | json_values}
+    {},
+    optional={
+        "MediaType": st.sampled_from([*MEDIA, "Whiteboard"]) | json_values,
+        "State": st.sampled_from([0, 1]) | json_values,
+    },
 )
 stream_states = st.lists(odd_entries | json_values, max_size=8) | json_values
-odd_results = st.fixed_dictionaries({}, optional={"RoomId": st.just("class-1"), "UserId": st.just("teacher"), "StreamStates": stream_states})
+odd_results = st.fixed_dictionaries(
+    {}, optional={"RoomId": st.just("class-1"), "UserId": st.just("teacher"), "StreamStates": stream_states}
+)
 likely_results = stream_states.map(lambda states: {**IDS, "StreamStates": states})
 odd_envelopes = st.fixed_dictionaries(
-    {}, optional={"ResponseMetadata": st.just(METADATA) | json_values, "Result": likely_results | odd_results | json_values}
+    {},
+    optional={
+        "ResponseMetadata": st.just(METADATA) | json_values,
+        "Result": likely_results | odd_results | json_values,
+    },
 )
 
 
-@settings(max_examples=500, deadline=None)
-@given(envelope=likely_results.map(with_result) | odd_envelopes | json_values, status=st.sampled_from([200, 200, 400, 500]))
+@settings(max_examples=300, deadline=None)
+@given(
+    envelope=likely_results.map(with_result) | odd_envelopes | json_values, status=st.sampled_from([200, 200, 400, 500])
+)
 def test_no_medium_is_off_unless_the_vendor_said_so(envelope: Any, status: int) -> None:
     adapter, session, clock = FakeAdapter(), bounded_session(1), Clock()
     session.mount("https://", adapter)
@@ -287,7 +314,11 @@ def test_no_medium_is_off_unless_the_vendor_said_so(envelope: Any, status: int) 
     if state is not None:
         told = envelope["Result"].get("StreamStates")
         for name, medium in MEDIA.items():
-            said = [entry.get("State") for entry in told if isinstance(entry, dict) and entry.get("MediaType") == name] if isinstance(told, list) else []
+            said = (
+                [entry.get("State") for entry in told if isinstance(entry, dict) and entry.get("MediaType") == name]
+                if isinstance(told, list)
+                else []
+            )
             plain = bool(said) and all(type(value) is int for value in said)
             assert state.values[Medium(medium)] is (
                 False if plain and set(said) == {0} else True if plain and set(said) == {1} else None

@@ -43,8 +43,12 @@ PLACES: dict[str, Callable[[str], Reply | Exception]] = {
     "message of a retry": lambda canary: Reply(503, failing(canary, "Message")),
     "message of a denial": lambda canary: Reply(403, failing(canary, "Message", "LackPolicy")),
     "request id of an error": lambda canary: Reply(400, failing(canary, "RequestId", "LackPolicy")),
-    "request id of a success": lambda canary: Reply(200, succeeding(canary) | {"ResponseMetadata": {"RequestId": canary}}),
-    "request id with more": lambda canary: Reply(200, succeeding(canary) | {"ResponseMetadata": {"RequestId": f"a-{canary}"}}),
+    "request id of a success": lambda canary: Reply(
+        200, succeeding(canary) | {"ResponseMetadata": {"RequestId": canary}}
+    ),
+    "request id with more": lambda canary: Reply(
+        200, succeeding(canary) | {"ResponseMetadata": {"RequestId": f"a-{canary}"}}
+    ),
     "another user": lambda canary: Reply(200, succeeding(canary, UserId=canary)),
     "media": lambda canary: Reply(200, succeeding(canary)),
     "result": lambda canary: Reply(200, {"ResponseMetadata": METADATA, "Result": canary}),
@@ -55,8 +59,8 @@ PLACES: dict[str, Callable[[str], Reply | Exception]] = {
     "headers": lambda canary: Reply(429, b"", {"Retry-After": canary, "X-Echo": canary, "Location": canary}),
     "redirect": lambda canary: Reply(302, b"", {"Location": f"https://elsewhere/{canary}"}),
     "time-out": lambda canary: requests.ReadTimeout(f"GET /?{canary}"),
-    "tls": lambda canary: requests.exceptions.SSLError(canary),
-    "network": lambda canary: requests.ConnectionError(canary),
+    "tls": requests.exceptions.SSLError,
+    "network": requests.ConnectionError,
 }
 
 

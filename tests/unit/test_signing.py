@@ -69,7 +69,7 @@ def test_a_request_is_signed_as_in_the_vector(vector: Mapping[str, Any]) -> None
     assert request.headers["X-Content-Sha256"] == body_hash
 
 
-@pytest.mark.parametrize("vector", [param for param in VECTORS if "canonical_request_hash" in param.values[0]])  # type: ignore[operator]  # a dict
+@pytest.mark.parametrize("vector", [param for param in VECTORS if "canonical_request_hash" in param.values[0]])
 def test_the_canonical_request_hashes_as_in_the_vector(vector: Mapping[str, Any]) -> None:
     request = sign_vector(vector)
     url = urlsplit(str(request.url))
@@ -80,7 +80,7 @@ def test_the_canonical_request_hashes_as_in_the_vector(vector: Mapping[str, Any]
     assert hashlib.sha256(text.encode()).hexdigest() == vector["canonical_request_hash"]
 
 
-@pytest.mark.parametrize("vector", [param for param in VECTORS if "signing_key" in param.values[0]])  # type: ignore[operator]  # a dict
+@pytest.mark.parametrize("vector", [param for param in VECTORS if "signing_key" in param.values[0]])
 def test_the_signing_key_is_that_of_the_vector(vector: Mapping[str, Any]) -> None:
     day, region, service, _ = vector["scope"].split("/")
 
@@ -91,10 +91,10 @@ def test_the_signing_key_is_that_of_the_vector(vector: Mapping[str, Any]) -> Non
 
 odd_text = st.text(
     st.one_of(st.sampled_from(" ~+%/&=?#;,:-._*'\"\\<>|^`é漢😀\x00\n\x7f"), st.characters(exclude_categories=["Cs"])),
-    max_size=12,
+    max_size=6,
 )
 paths = st.lists(odd_text.filter(lambda part: part not in {".", ".."}), max_size=3).map("/".join)
-queries = st.dictionaries(odd_text, odd_text | st.lists(odd_text, min_size=1, max_size=3), max_size=15)
+queries = st.dictionaries(odd_text, odd_text | st.lists(odd_text, min_size=1, max_size=3), max_size=5)
 names = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 ascii_text = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40)
 header_values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20).map(str.strip)
@@ -194,7 +194,7 @@ def test_a_header_is_signed_trimmed_also_as_bytes() -> None:
 @pytest.mark.parametrize("body", [iter([b"part"]), io.BytesIO(b"all")], ids=["iterator", "file"])
 def test_a_body_that_cannot_be_hashed_first_is_refused(body: object) -> None:
     request = requests.Request("POST", URL).prepare()
-    request.body = body  # type: ignore[assignment]  # the point
+    request.body = body
 
     with pytest.raises(TypeError, match="body cannot be signed: pass text or bytes"):
         VolcengineAuth(KEYS, "rtc", "cn-north-1")(request)
@@ -213,7 +213,7 @@ def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
         (KEYS, "iam", "cn-north-1", at),
         (SigningKeys("an-access-key", "another-secret"), "rtc", "cn-north-1", at),
     ):
-        sign(VolcengineAuth(keys, service, region, lambda then=then: then))  # type: ignore[misc]  # a default, to bind it now
+        sign(VolcengineAuth(keys, service, region, lambda then=then: then))
     assert signing_key.cache_info().misses == 5
 
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_state.errors import InvalidTarget
-from stream_state.validation import parse_app_id, parse_id, parse_json, parse_max_age, parse_object, parse_path_id, shown
+from stream_state.validation import (
+    parse_app_id,
+    parse_id,
+    parse_json,
+    parse_max_age,
+    parse_object,
+    parse_path_id,
+    shown,
+)
 
 APP_IDS = ("app-1", "app-2")
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Self
 
-from stream_state.credentials import SecretKeys, callback_keys
+from stream_state.credentials import CallbackKeys
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.lookup import Outgoing, Teller
 from stream_state.model import LEFT, PRESENT, Fact, Medium, StreamState, Target
@@ -52,7 +52,7 @@ class Callback:
 
     def __init__(
         self,
-        keys: SecretKeys[tuple[str, ...]],
+        keys: CallbackKeys,
         table: StateTable,
         teller: Teller,
         app_ids: Sequence[str],
@@ -73,12 +73,15 @@ class Callback:
         """A callback as the settings describe it, with time-outs that fit the vendor's five seconds."""
         table = StateTable.from_settings(settings, timeout_seconds=0.6, tries=2)
         teller = Teller.from_settings(settings, table, timeout_seconds=1)
-        return cls(callback_keys(settings), table, teller, settings.rtc_app_ids, auto_watch=settings.auto_watch)
+        return cls(
+            CallbackKeys.from_settings(settings), table, teller, settings.rtc_app_ids, auto_watch=settings.auto_watch
+        )
 
     def take(self, text: str | bytes, arrived_at_ms: int, deadline: float) -> bool:
         """Verify an event, merge it into what is known and tell what is news.
 
-        False if `deadline` (monotonic seconds) came before all users of a room that ended were told of. Raises `InvalidTarget` for an event that is not accepted, with the HTTP status that says why, and
+        False if `deadline` (monotonic seconds) came before all users of a room that ended were told of.
+        Raises `InvalidTarget` for an event that is not accepted, with the HTTP status that says why, and
         `StateUnavailable` or `DeliveryFailed` for one that must come again.
         """
         event = self._read(text, arrived_at_ms)
@@ -124,9 +127,10 @@ class Callback:
             body = parse_json(text)
         except ValueError:
             raise _refused("malformed", "the body must be JSON in which no name is given twice") from None
-        fields = {name: body.get(name) if isinstance(body, dict) else None for name in (*_SIGNED, "Signature")}
-        if not all(isinstance(value, str) for value in fields.values()):
-            raise _refused("malformed", f"the body must be an object with the texts {', '.join(fields)}")
+        names = (*_SIGNED, "Signature")
+        if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
+            raise _refused("malformed", f"the body must be an object with the texts {', '.join(names)}")
+        fields: dict[str, str] = {name: body[name] for name in names}
         if not self._is_signed(fields):
             raise _refused("signature", "the signature fits no callback key", HTTPStatus.UNAUTHORIZED)
         if fields["AppId"] not in self._app_ids:
@@ -160,7 +164,8 @@ def signature(fields: Mapping[str, str], key: str) -> str:
 def _fits(fields: Mapping[str, str], keys: Sequence[str]) -> bool:
     # Every key is tried, so that the time taken does not tell which fits.
     given = fields["Signature"].encode(errors="surrogatepass")
-    return any([hmac.compare_digest(signature(fields, key).encode(), given) for key in keys])
+    matches = [hmac.compare_digest(signature(fields, key).encode(), given) for key in keys]
+    return any(matches)
 
 
 def _event(kind: str, stream: re.Match[str] | None, fields: Mapping[str, str], arrived_at_ms: int) -> Event:

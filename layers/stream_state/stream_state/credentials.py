@@ -2,6 +2,7 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -47,101 +48,8 @@ class KeySource(Protocol):
         """The keys to try instead, equal to `rejected` if there are no others; `signed_at` in monotonic seconds."""
 
 
-class StaticKeys:
-    """Signing keys that never change, for use outside of AWS."""
-
-    def __init__(self, keys: SigningKeys) -> None:
-        self._keys = keys
-
-    def keys(self) -> SigningKeys:
-        """The keys."""
-        return self._keys
-
-    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:  # noqa: ARG002 (the protocol's)
-        """The keys: there are no others."""
-        return self._keys
-
-
-def parse_keys(text: str | None) -> SigningKeys:
-    """The signing keys in a secret's text; `CredentialsInvalid` says what is wrong with it, never what it holds."""
-    secret = _object(text)
-    found = {name: _member(secret, name, spellings) for name, spellings in _SPELLINGS.items()}
-    if found["access_key_id"] is None or found["secret_access_key"] is None:
-        raise _malformed("must hold access_key_id and secret_access_key (or AccessKeyId and SecretAccessKey)")
-    return SigningKeys(found["access_key_id"], found["secret_access_key"], found["session_token"])
-
-
-def _object(text: str | None) -> Mapping[str, Any]:
-    if text is None:
-        raise _malformed("is binary; store it as text")
-    try:
-        secret = parse_json(text)
-    except ValueError:
-        raise _malformed("is not JSON") from None
-    if not isinstance(secret, dict):
-        raise _malformed("is not a JSON object")
-    return secret
-
-
-def parse_callback_keys(text: str | None) -> tuple[str, ...]:
-    """The callback keys in a secret's text, the present one first; raises as `parse_keys`."""
-    secret = _object(text)
-    keys = [_member(secret, name, (name,)) for name in ("callback_key", "previous_callback_key")]
-    if keys[0] is None:
-        raise _malformed("must hold callback_key")
-    return tuple(key for key in keys if key)
-
-
-def signing_keys(settings: Settings) -> SecretKeys[SigningKeys]:
-    """The keys of the secret that `RTC_SECRET_ID` names."""
-    return SecretKeys(_client(), _required(settings.rtc_secret_id, "RTC_SECRET_ID"), settings.secret_max_age_seconds)
-
-
-def callback_keys(settings: Settings) -> SecretKeys[tuple[str, ...]]:
-    """The keys of the secret that `RTC_CALLBACK_SECRET_ID` names."""
-    secret_id = _required(settings.rtc_callback_secret_id, "RTC_CALLBACK_SECRET_ID")
-    return SecretKeys(_client(), secret_id, settings.secret_max_age_seconds, parse=parse_callback_keys)
-
-
-def _client() -> "SecretsManagerClient":
-    # A lookup waits for this: two short tries, then an earlier value serves on or the caller is told.
-    config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
-    return boto3.client("secretsmanager", config=config)
-
-
-def _required(secret_id: str, name: str) -> str:
-    if not secret_id:
-        message = f"{name} is not set."
-        raise SettingsError(message)
-    return secret_id
-
-
-def _member(secret: Mapping[str, Any], name: str, spellings: tuple[str, ...]) -> str | None:
-    values = [secret[spelling] for spelling in spellings if spelling in secret]
-    if len(values) > 1:
-        raise _malformed(f"holds {name} twice, in both spellings")
-    if not values or (name in _OPTIONAL and values[0] in (None, "")):
-        return None
-    value = values[0]
-    # Keys travel in HTTP headers: white space is a slip of copying, and other characters cannot be sent.
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value or not value:
-        raise _malformed(f"must hold {name} as text of printable ASCII without spaces")
-    return value
-
-
-def _malformed(what: str) -> CredentialsInvalid:
-    return CredentialsInvalid(f"The secret with the signing keys {what}.")
-
-
-def _refusal(error: ClientError) -> StreamStateError:
-    code = error.response.get("Error", {}).get("Code", "")
-    if how := _HOW_TO_MEND.get(code):
-        return _malformed(how)
-    return CredentialsUnavailable("Secrets Manager did not return the signing keys. Try again later.")
-
-
-class SecretKeys[T = SigningKeys]:
-    """Keys of a secret in Secrets Manager, safe to share among threads."""
+class CachedSecret[T](ABC):
+    """What a secret in Secrets Manager holds, kept for a while; safe to share among threads."""
 
     def __init__(
         self,
@@ -149,17 +57,29 @@ class SecretKeys[T = SigningKeys]:
         secret_id: str,
         max_age_seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        parse: Callable[[str | None], T] = parse_keys,
     ) -> None:
         self._client = client
         self._secret_id = secret_id
-        self._parse = parse
         self._max_age_seconds = max_age_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: T | None = None
         self._tried_at = self._stale_at = float("-inf")
         self._failure: StreamStateError | None = None
+
+    @classmethod
+    def of(cls, secret_id: str, name: str, settings: Settings) -> Self:
+        """The secret that the environment variable `name` names."""
+        if not secret_id:
+            message = f"{name} is not set."
+            raise SettingsError(message)
+        # A caller waits for this: two short tries, then an earlier value serves on or the caller is told.
+        config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
+        return cls(boto3.client("secretsmanager", config=config), secret_id, settings.secret_max_age_seconds)
+
+    @abstractmethod
+    def _parse(self, text: str | None) -> T:
+        """What is in the secret's text; raises `CredentialsInvalid`."""
 
     def keys(self) -> T:
         """The keys, read again when `max_age_seconds` have passed; an earlier value serves on if that fails.
@@ -223,3 +143,91 @@ class SecretKeys[T = SigningKeys]:
             detail = f"Secrets Manager could not be reached ({type(error).__name__}). Try again later."
             raise CredentialsUnavailable(detail) from None
         return self._parse(secret.get("SecretString"))
+
+
+class SecretKeys(CachedSecret[SigningKeys]):
+    """The signing keys."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The keys of the secret that `RTC_SECRET_ID` names."""
+        return cls.of(settings.rtc_secret_id, "RTC_SECRET_ID", settings)
+
+    def _parse(self, text: str | None) -> SigningKeys:
+        return parse_keys(text)
+
+
+class CallbackKeys(CachedSecret[tuple[str, ...]]):
+    """The keys that pushed events are signed with, the present one first."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The keys of the secret that `RTC_CALLBACK_SECRET_ID` names."""
+        return cls.of(settings.rtc_callback_secret_id, "RTC_CALLBACK_SECRET_ID", settings)
+
+    def _parse(self, text: str | None) -> tuple[str, ...]:
+        secret = _object(text)
+        keys = [_member(secret, name, (name,)) for name in ("callback_key", "previous_callback_key")]
+        if keys[0] is None:
+            raise _malformed("must hold callback_key")
+        return tuple(key for key in keys if key)
+
+
+class StaticKeys:
+    """Signing keys that never change, for use outside of AWS."""
+
+    def __init__(self, keys: SigningKeys) -> None:
+        self._keys = keys
+
+    def keys(self) -> SigningKeys:
+        """The keys."""
+        return self._keys
+
+    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:  # noqa: ARG002 (the protocol's)
+        """The keys: there are no others."""
+        return self._keys
+
+
+def parse_keys(text: str | None) -> SigningKeys:
+    """The signing keys in a secret's text; `CredentialsInvalid` says what is wrong with it, never what it holds."""
+    secret = _object(text)
+    found = {name: _member(secret, name, spellings) for name, spellings in _SPELLINGS.items()}
+    if found["access_key_id"] is None or found["secret_access_key"] is None:
+        raise _malformed("must hold access_key_id and secret_access_key (or AccessKeyId and SecretAccessKey)")
+    return SigningKeys(found["access_key_id"], found["secret_access_key"], found["session_token"])
+
+
+def _object(text: str | None) -> Mapping[str, Any]:
+    if text is None:
+        raise _malformed("is binary; store it as text")
+    try:
+        secret = parse_json(text)
+    except ValueError:
+        raise _malformed("is not JSON") from None
+    if not isinstance(secret, dict):
+        raise _malformed("is not a JSON object")
+    return secret
+
+
+def _member(secret: Mapping[str, Any], name: str, spellings: tuple[str, ...]) -> str | None:
+    values = [secret[spelling] for spelling in spellings if spelling in secret]
+    if len(values) > 1:
+        raise _malformed(f"holds {name} twice, in both spellings")
+    if not values or (name in _OPTIONAL and values[0] in (None, "")):
+        return None
+    value = values[0]
+    # Keys travel in HTTP headers: white space is a slip of copying, and other characters cannot be sent.
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value or not value:
+        raise _malformed(f"must hold {name} as text of printable ASCII without spaces")
+    return value
+
+
+def _malformed(what: str) -> CredentialsInvalid:
+    return CredentialsInvalid(f"The secret with the signing keys {what}.")
+
+
+def _refusal(error: ClientError) -> StreamStateError:
+    code = error.response.get("Error", {}).get("Code", "")
+    if how := _HOW_TO_MEND.get(code):
+        return _malformed(how)
+    return CredentialsUnavailable("Secrets Manager did not return the signing keys. Try again later.")

@@ -199,14 +199,16 @@ _PATTERNS = sorted(
     ((pattern, error) for error, patterns in _CODES.items() for pattern in patterns.split()),
     key=lambda entry: -len(entry[0].rstrip("*")),
 )
-_ADVICE: Mapping[str, str] = {
-    "TargetNotFound": "Volcengine does not know the room or the user. Check the ids, and that the user has joined.",
-    "RtcThrottled": "Volcengine throttled the call. Lower RtcQps, or find what else in the account calls this action.",
-    "RtcActionRetired": "Volcengine has withdrawn GetUserStreamState. Use its pushed stream events instead.",
-    "RtcAccessDenied": "Volcengine denied access. Check the key's policies, and that the AppId is of its account.",
-    "RtcRequestRefused": "Volcengine calls the request malformed. Check RtcAppIds, RtcEndpoint and RtcRegion.",
-    "RtcUnavailable": "Volcengine failed to answer. Try again later.",
-    "RtcProtocolError": "Volcengine answered HTTP {status} without an error code that is known. Check RtcEndpoint.",
+_ADVICE: Mapping[type[StreamStateError], str] = {
+    TargetNotFound: "Volcengine does not know the room or the user. Check the ids, and that the user has joined.",
+    RtcThrottled: "Volcengine throttled the call. Lower RtcQps, or find what else in the account calls this action.",
+    RtcActionRetired: "Volcengine has withdrawn GetUserStreamState. Use its pushed stream events instead.",
+    RtcAccessDenied: "Volcengine denied access. Check the key's policies, and that the AppId is of its account.",
+    RtcRequestRefused: "Volcengine calls the request malformed. Check RtcAppIds, RtcEndpoint and RtcRegion.",
+    RtcUnavailable: "Volcengine failed to answer. Try again later.",
+    RtcProtocolError: "Volcengine answered HTTP {status} without an error code that is known. Check RtcEndpoint.",
+}
+_ADVICE_BY_CODE: Mapping[str, str] = {
     "InvalidTimestamp": "Volcengine calls the request's time wrong: the clock here is off by more than 900 seconds.",
     "InvalidParameter.AccountIdMismatch": "The AppId is not of the account that the signing keys belong to.",
     "InvalidSecretToken": "Volcengine refused the session token. Store keys that have not expired in the secret.",
@@ -216,6 +218,11 @@ _ADVICE: Mapping[str, str] = {
 }
 # The vendor rejects the keys themselves: a newer version of the secret may hold better ones.
 _KEYS_REJECTED = frozenset({"InvalidAccessKey", "InvalidClientTokenId", "SignatureDoesNotMatch", "InvalidSecretToken"})
+
+
+def not_found(request_id: str | None) -> TargetNotFound:
+    """The exception for a Result that says in words that the target is unknown."""
+    return TargetNotFound(_ADVICE[TargetNotFound], rtc_request_id=request_id)
 
 
 def error_for_code(
@@ -229,5 +236,5 @@ def error_for_code(
     else:
         server_error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         error = {429: RtcThrottled}.get(status, RtcUnavailable if server_error else RtcProtocolError)
-    detail = _ADVICE.get(code or "") or _ADVICE[error.__name__]
+    detail = _ADVICE_BY_CODE.get(code or "") or _ADVICE[error]
     return error(detail.format(status=status), rtc_code=vendor_name(code, secrets), rtc_request_id=request_id)

@@ -49,31 +49,32 @@ class Request:
         joined = {name: ",".join(values) for name, values in several.items()}
         return parse_object(joined or self._event.get("queryStringParameters") or {}, known, "the query")
 
-    def text(self) -> str:
-        """The body of an event, which must be JSON by its content type."""
+    def event_text(self) -> str:
+        """The body of a pushed event, which is JSON by its content type."""
         headers = {name.lower(): value for name, value in (self._event.get("headers") or {}).items()}
         if "json" not in headers.get("content-type", "json"):
             raise invalid("the body", "must be of the content type application/json")
-        body = self._sized_body(self._event.get("body") or "")
         try:
-            return base64.b64decode(body, validate=True).decode() if self._event.get("isBase64Encoded") else body
+            return self._body()
         except ValueError:
             raise invalid("the body", "must be UTF-8") from None
 
     def json(self, known: Collection[str], default: str = "") -> Mapping[str, Any]:
         """The body's object; an empty body stands for `default`."""
-        body = self._sized_body(self._event.get("body") or default)
         try:
-            value = parse_json(base64.b64decode(body, validate=True) if self._event.get("isBase64Encoded") else body)
+            value = parse_json(self._body() or default)
         except ValueError:
             raise invalid("the body", "must be JSON in which no name is given twice") from None
         return parse_object(value, known, "the body")
 
-    def _sized_body(self, body: str) -> str:
-        if len(body) > MAX_BODY_BYTES:
+    def _body(self) -> str:
+        body: str = self._event.get("body") or ""
+        encoded = self._event.get("isBase64Encoded")
+        size = len(body) * 3 // 4 if encoded else len(body.encode(errors="surrogatepass"))
+        if size > MAX_BODY_BYTES:
             detail = f"The body is larger than {MAX_BODY_BYTES} bytes."
             raise InvalidTarget(detail, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return body
+        return base64.b64decode(body, validate=True).decode() if encoded else body
 
 
 def whole_number(text: str) -> int | str:
@@ -87,6 +88,8 @@ def page_key(options: Mapping[str, str]) -> str | None:
         return None
     token = options["next_token"]
     try:
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise invalid("next_token", "is too long")
         key = base64.b64decode(token, altchars=b"-_", validate=True).decode()
         # The last two parts of a key are ids; without this check DynamoDB would be asked with a key it refuses.
         for part in key.split("#")[-2:]:

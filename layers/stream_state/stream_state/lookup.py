@@ -23,6 +23,7 @@ from stream_state.errors import (
 from stream_state.model import Known, StreamState, Target, Until
 from stream_state.observability import log_error, record
 from stream_state.queue import ResultsQueue
+from stream_state.quota import Function
 from stream_state.rtc import MAX_CONCURRENCY, MIN_CALL_SECONDS, RtcClient
 from stream_state.settings import Settings
 from stream_state.table import StateTable
@@ -77,7 +78,7 @@ class Lookup:
         self._wall_clock = wall_clock
 
     @classmethod
-    def from_settings(cls, settings: Settings, table: StateTable, function: str) -> Self:
+    def from_settings(cls, settings: Settings, table: StateTable, function: Function) -> Self:
         """A lookup as the settings describe it, for the function that is named in the limiter's metrics."""
         return cls(RtcClient.from_settings(settings, function), table)
 

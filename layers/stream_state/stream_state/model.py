@@ -205,12 +205,19 @@ class Known:
 
     @property
     def is_news(self) -> bool:
-        """Whether the queue was not told of the last change."""
+        """Whether the queue was not told of the last change; that nothing is known of a new target is none."""
+        if self.told is None and not any(value is not None for value in self.state().values.values()):
+            return False
         return self.sequence > self.told_sequence
 
     def state(self, source: str = "table", rtc_request_id: str | None = None) -> StreamState:
         """What is known, as an answer of the source."""
         return StreamState(self.target, self.facts, source, rtc_request_id)
+
+    def forgotten(self) -> Self:
+        """What is left when its time is over: that nothing is known any more is a change too."""
+        knew = any(value is not None for value in self.state().values.values())
+        return replace(self, facts={}, sequence=self.sequence + knew)
 
     def merged(self, facts: Mapping[str, Fact], now_ms: int) -> Self:
         """What is known after new facts: for each, the one of the latest time; at equal times true, then unknown.
@@ -223,9 +230,9 @@ class Known:
         }
         before = self.state()
         known = replace(self, facts=latest, revision=self.revision + 1, was_observed_at_ms=before.observed_at_ms)
-        if known.state().values == before.values:
-            return known
-        return replace(known, sequence=self.sequence + 1 if self.sequence else now_ms)
+        if not self.sequence:
+            return replace(known, sequence=now_ms)
+        return replace(known, sequence=self.sequence + (known.state().values != before.values))
 
     def message(self, source: str, rtc_request_id: str | None) -> dict[str, Any]:
         """The queue message that tells what is known."""

@@ -64,7 +64,8 @@ class ResultsQueue:
         waiting = {index: self._entry(index, message) for index, message in enumerate(messages)}
         for tries in range(1, MAX_TRIES + 1):
             for batch in _batches(waiting.values()):
-                outcomes |= self._send_batch(batch)
+                in_time = self._clock() <= deadline
+                outcomes |= self._send_batch(batch) if in_time else _all(batch, "NoTimeLeft")
             waiting = {i: entry for i, entry in waiting.items() if _may_be_tried_again(outcomes[i])}
             pause = self._jitter(0, BACKOFF_SECONDS * 2**tries)
             if not waiting or tries == MAX_TRIES or self._clock() + pause > deadline:
@@ -86,14 +87,13 @@ class ResultsQueue:
         except (ClientError, BotoCoreError) as error:
             reason = _code(error)
             logger.warning("SQS did not accept a batch.", extra={"reason": reason, "messages": len(batch)})
-            return {int(entry["Id"]): _failure(reason, retryable=True) for entry in batch}
-        missing = {int(entry["Id"]): _failure("NotAnswered", retryable=True) for entry in batch}
+            return _all(batch, reason)
         sent = {int(entry["Id"]): entry["MessageId"] for entry in answer.get("Successful", ())}
         failed = {
             int(entry["Id"]): _failure(entry["Code"], retryable=not entry["SenderFault"])
             for entry in answer.get("Failed", ())
         }
-        return missing | sent | failed
+        return _all(batch, "NotAnswered") | sent | failed
 
 
 class RetryQueue:
@@ -140,6 +140,10 @@ def _batches(entries: Iterable["Entry"]) -> Iterator[list["Entry"]]:
         size += entry_size
     if batch:
         yield batch
+
+
+def _all(batch: "list[Entry]", reason: str) -> dict[int, str | DeliveryFailed]:
+    return {int(entry["Id"]): _failure(reason, retryable=True) for entry in batch}
 
 
 def _may_be_tried_again(outcome: str | DeliveryFailed) -> bool:

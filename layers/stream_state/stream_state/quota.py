@@ -27,7 +27,7 @@ MAX_HOLD_SECONDS = 60
 LOOK_SECONDS = 1
 # The longest pause between two questions of one caller, so that it notices a hold that was lifted.
 MAX_PAUSE_SECONDS = 5
-OUTAGE_SECONDS = 5
+_OUTAGE_US = 5_000_000
 THROTTLED_SECONDS = 0.2
 # Slots that a sweep leaves to others after one of its own: more after a denial, fewer after a grant at first try.
 MAX_YIELD_SLOTS, YIELD_STEP_SLOTS, YIELD_FACTOR = 64, 0.5, 0.7
@@ -94,9 +94,9 @@ class LocalLimiter:
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """A waiting thread: its deadline (monotonic seconds), then a slot, a refusal, or neither if it is to ask again."""
+    """A waiting thread: its deadline, then a slot, a refusal, or neither if it is to ask again (epoch microseconds)."""
 
-    deadline: float
+    deadline_us: int
     woken: threading.Event = field(default_factory=threading.Event)
     slot_us: int | None = None
     refusal: QuotaExceeded | None = None
@@ -104,11 +104,11 @@ class _Caller:
 
 @dataclass(frozen=True, slots=True)
 class _Denial:
-    """No slot now: why, when there may be one, and how long to wait before asking again."""
+    """No slot now: why, in how long there may be one, and how long to pause before asking again (microseconds)."""
 
     detail: str
-    free_in_seconds: float
-    pause_seconds: float
+    free_in_us: float
+    pause_us: float
 
 
 class TableLimiter:
@@ -151,9 +151,9 @@ class TableLimiter:
         # The item as last seen, and whether others had moved it on.
         self._next_us = 0
         self._hold_until = 0.0
-        self._looked_at = -math.inf
+        self._looked_at_us = 0
         self._is_shared = False
-        self._down_until = -math.inf
+        self._down_until_us = 0
         self._turn_us = 0
         self._yield_slots = 1.0
 
@@ -170,8 +170,8 @@ class TableLimiter:
     def acquire(self, deadline: float) -> None:
         """See `Limiter`; refuses at once, but a sweep only when its deadline has come."""
         started = self._clock()
-        while not (self._may_go_local and self._clock() < self._down_until):
-            caller = _Caller(deadline)
+        while not (self._may_go_local and self._now_us() < self._down_until_us):
+            caller = _Caller(self._now_us() + math.ceil((deadline - self._clock()) * 1_000_000))
             self._queue_up(caller)
             if caller.refusal:
                 record("QuotaDenied")
@@ -204,13 +204,13 @@ class TableLimiter:
         if (early_us := slot_us - self._now_us()) > 0:
             self._sleep(early_us / 1_000_000)
         with self._look_lock:
-            if self._clock() - self._looked_at > LOOK_SECONDS:
+            if self._now_us() - self._looked_at_us > LOOK_SECONDS * 1_000_000:
                 try:
                     answer = self._client.get_item(TableName=self._table_name, Key=_KEY, ConsistentRead=True)
                     self._hold_until = _number(answer.get("Item", {}), "hold_until")
                 except (BotoCoreError, ClientError) as error:
                     logger.warning("A hold could not be looked up.", extra={"error": _code(error)})
-                self._looked_at = self._clock()
+                self._looked_at_us = self._now_us()
         return self._hold_until <= self._wall_clock()
 
     def _queue_up(self, caller: _Caller) -> None:
@@ -219,14 +219,14 @@ class TableLimiter:
             self._queue.append(caller)
             leads = self._queue[0] is caller
         if not leads:
-            caller.woken.wait(max(caller.deadline - self._clock(), 0))
+            caller.woken.wait(max(caller.deadline_us - self._now_us(), 0) / 1_000_000)
         try:
             with self._lock:
                 place = self._queue.index(caller) if caller in self._queue else None
             if place == 0:
                 self._lead(caller)
             elif place:
-                self._refuse(caller, _Denial(_FULL, 1, 0))
+                self._refuse(caller, _Denial(_FULL, 0, 0))
         finally:
             self._let_go([caller])
             with self._lock:
@@ -243,17 +243,16 @@ class TableLimiter:
     def _lead(self, head: _Caller) -> None:
         """Ask the table, with a pause after each denial, until the first in the queue has its answer."""
         failures = denials = 0
-        turn_in = max(self._turn_us - self._now_us(), 0) / 1_000_000
-        denial = _Denial(_FULL, turn_in, turn_in)
+        turn_in_us = max(self._turn_us - self._now_us(), 0)
+        denial = _Denial(_FULL, turn_in_us, turn_in_us)
         while True:
-            left = head.deadline - self._clock()
-            pause = min(denial.pause_seconds, MAX_PAUSE_SECONDS)
-            if denial.free_in_seconds > left and (not self._is_sweep or pause >= left):
-                if self._is_sweep:
-                    self._sleep(max(left, 0))
+            left_us = head.deadline_us - self._now_us()
+            pause_us = min(denial.pause_us, MAX_PAUSE_SECONDS * 1_000_000, max(left_us, 0))
+            is_late = denial.free_in_us > left_us or (denials > 0 and left_us <= 0)
+            if pause_us and (self._is_sweep or not is_late):
+                self._sleep(pause_us / 1_000_000)
+            if is_late and (not self._is_sweep or pause_us >= left_us):
                 return self._refuse(head, denial)
-            if pause > 0:
-                self._sleep(min(pause, left))
             try:
                 found = self._ask(denials)
             except (BotoCoreError, ClientError) as error:
@@ -269,13 +268,12 @@ class TableLimiter:
     def _ask(self, denials: int) -> _Denial | None:
         """Reserve a block of slots with one write: there is no maximum in DynamoDB, so the likely case is tried."""
         now, hold_until = self._now_us(), self._hold_until
-        # What others did since the last look is a guess; after a denial it is known.
-        is_shared = denials == 0 and (self._is_shared or self._yield_slots > 1)
-        block, latest = self._block(now, 1 if self._is_sweep and is_shared else self._burst)
+        contends = self._yield_slots > 1
+        block, latest = self._block(now, 1 if contends or (self._is_sweep and self._is_shared) else self._burst)
         more = len(block) * self._interval_us
         values = {":seconds": now // 1_000_000, ":now": now}
         try:
-            if self._next_us > now or is_shared:
+            if self._next_us > now or self._is_shared or (contends and denials == 0):
                 answer = self._update(*_BUSY, values | {":more": more, ":latest": latest})
             else:
                 answer = self._update(*_IDLE, values | {":next": now + more})
@@ -285,17 +283,16 @@ class TableLimiter:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]  # typed as object
             self._hold_until = _number(item, "hold_until")
             self._see(int(_number(item, "next_us")), now)
-            return self._denied(denials)
+            return self._denied(denials, now)
         if self._hold_until == hold_until:
             self._hold_until = 0
-        due = int(_number(answer.get("Attributes", {}), "next_us")) - more
+        due = int(_number(answer["Attributes"], "next_us")) - more
         self._see(due, now)
         self._next_us = due + more
         if self._is_sweep:
             if denials == 0:
                 self._yield_slots = max(self._yield_slots * YIELD_FACTOR, 1)
-            pause_us = self._interval_us * self._yield_slots * self._jitter(0.75, 1.25)
-            self._turn_us = self._opens_us() + int(pause_us)
+            self._turn_us = self._opens_us() + int(self._interval_us * self._yield_slots * self._jitter(0.75, 1.25))
         for place, caller in enumerate(caller for caller in block if caller in self._queue):
             caller.slot_us = max(now, due + place * self._interval_us - self._tolerance_us)
         self._let_go(block)
@@ -303,15 +300,12 @@ class TableLimiter:
 
     def _block(self, now: int, at_most: int) -> tuple[list[_Caller], int]:
         """The callers to reserve for, at least one, and the latest `next_us` at which all their slots are in time."""
-        ahead_us = now - int(self._clock() * 1_000_000)
+        ahead = now + self._interval_us if self._is_sweep else math.inf
         block: list[_Caller] = []
         latest = due = max(now, self._next_us)
         with self._lock:
             for place, caller in enumerate(self._queue[:at_most]):
-                last = int(caller.deadline * 1_000_000) + ahead_us
-                if self._is_sweep:
-                    last = min(last, now + self._interval_us)
-                last += self._tolerance_us - place * self._interval_us
+                last = int(min(caller.deadline_us, ahead)) + self._tolerance_us - place * self._interval_us
                 if block and last < due:
                     break
                 latest = min(last, latest) if block else last
@@ -319,51 +313,50 @@ class TableLimiter:
         return block, latest
 
     def _see(self, due_us: int, now: int) -> None:
-        """Learn when the next call is due, and whether others had moved it on."""
+        """Learn when the next call was due, and whether others had moved it on."""
         self._is_shared = due_us > now and (due_us > self._next_us or self._is_shared)
         self._next_us = due_us
-        self._looked_at = self._clock()
+        self._looked_at_us = self._now_us()
 
     def _opens_us(self) -> int:
         """When the next slot may be reserved by a sweep, or begins for the others."""
         return self._next_us - self._tolerance_us - (self._interval_us if self._is_sweep else 0)
 
-    def _denied(self, denials: int) -> _Denial:
+    def _denied(self, denials: int, asked_us: int) -> _Denial:
         """What the item says after a write that was refused; a wrong guess is put right at once."""
         now = self._now_us()
-        scatter = self._jitter(0, 2 * self._interval_us) / 1_000_000
-        if (held_for := self._hold_until - now / 1_000_000) > 0:
+        scatter = self._jitter(0, 2 * self._interval_us)
+        if (held_for := self._hold_until * 1_000_000 - now) > 0:
             return _Denial(_ON_HOLD, held_for, held_for + scatter)
-        free_in = max(self._opens_us() - now, 0) / 1_000_000
-        if self._is_sweep and free_in:
+        free_in = max(self._opens_us() - now, 0)
+        if self._is_sweep and self._opens_us() > asked_us:
             self._yield_slots = min(self._yield_slots + YIELD_STEP_SLOTS, MAX_YIELD_SLOTS)
             return _Denial(_FULL, free_in, free_in + scatter)
-        return _Denial(_FULL, free_in, scatter if denials else 0)
+        return _Denial(_FULL, free_in, scatter if denials > 1 else 0)
 
     def _failed(self, error: Exception, failures: int) -> _Denial | None:
         """A throttled item is a denial; another failure is one after it was tried again."""
         if _code(error) in _THROTTLES:
-            free_in = min(THROTTLED_SECONDS * 2**failures, MAX_PAUSE_SECONDS)
+            free_in = min(THROTTLED_SECONDS * 2**failures, MAX_PAUSE_SECONDS) * 1_000_000
             return _Denial(_THROTTLED, free_in, self._jitter(free_in / 2, free_in))
         if failures == 1:
             return _Denial(_DOWN, 0, 0)
         logger.warning("The table that holds the call limit does not answer.", extra={"error": _code(error)})
-        self._down_until = self._clock() + OUTAGE_SECONDS
+        self._down_until_us = self._now_us() + _OUTAGE_US
         if self._may_go_local:
             self._let_go(list(self._queue))
             return None
-        return _Denial(_DOWN, OUTAGE_SECONDS if self._is_sweep else math.inf, OUTAGE_SECONDS)
+        return _Denial(_DOWN, _OUTAGE_US if self._is_sweep else math.inf, _OUTAGE_US)
 
     def _refuse(self, head: _Caller, denial: _Denial) -> None:
         """Refuse a caller, and all others who would have to wait beyond their deadlines."""
-        now = self._clock()
-        too_late = now + (0 if self._is_sweep else denial.free_in_seconds)
+        free_at = self._now_us() + denial.free_in_us
+        too_late = self._now_us() if self._is_sweep else free_at
         with self._lock:
-            refused = [caller for caller in self._queue if caller is head or caller.deadline < too_late]
+            refused = [caller for caller in self._queue if caller is head or caller.deadline_us < too_late]
         for caller in refused:
-            beyond = max(denial.free_in_seconds - (caller.deadline - now), 0)
-            beyond = OUTAGE_SECONDS if math.isinf(beyond) else beyond
-            caller.refusal = QuotaExceeded(denial.detail, retry_after_seconds=beyond)
+            beyond_us = _OUTAGE_US if math.isinf(free_at) else max(free_at - caller.deadline_us, 0)
+            caller.refusal = QuotaExceeded(denial.detail, retry_after_seconds=beyond_us / 1_000_000)
         self._let_go(refused)
 
     def _update(self, update: str, condition: str, values: Mapping[str, int]) -> "UpdateItemOutputTypeDef":

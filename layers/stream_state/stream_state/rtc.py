@@ -10,19 +10,21 @@ from typing import Any, Self
 import requests
 import urllib3
 
-from stream_state.credentials import KeySource, signing_keys
+from stream_state.credentials import KeySource, SecretKeys
 from stream_state.errors import (
     RtcAccessDenied,
     RtcProtocolError,
+    RtcThrottled,
     RtcUnavailable,
     StreamStateError,
     TargetNotFound,
     error_for_code,
+    not_found,
     vendor_name,
 )
 from stream_state.model import FOUND, Fact, Medium, StreamState, Target
 from stream_state.observability import logger, record
-from stream_state.quota import Limiter, LocalLimiter
+from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys, VolcengineAuth
 from stream_state.transport import bounded_session
@@ -33,6 +35,8 @@ MAX_CONCURRENCY = 64
 MAX_BODY_BYTES = 1024 * 1024
 MAX_TRIES = 3
 BACKOFF_SECONDS = 0.2
+# How long a throttled call holds back those of all functions, if the vendor does not say.
+THROTTLE_HOLD_SECONDS = 1
 MAX_RETRY_AFTER_SECONDS = 3600
 # Below this there is no time left for a call that could succeed.
 MIN_CALL_SECONDS = 0.05
@@ -70,9 +74,9 @@ class RtcClient:
         self._session = session or bounded_session(MAX_CONCURRENCY)
 
     @classmethod
-    def from_settings(cls, settings: Settings, function: str) -> Self:
-        """A client with the keys of the secret and the limit that the settings name."""
-        return cls(settings, signing_keys(settings), LocalLimiter(settings.rtc_qps, settings.rtc_burst))
+    def from_settings(cls, settings: Settings, function: Function) -> Self:
+        """A client with the keys of the secret and the limit in the table that the settings name."""
+        return cls(settings, SecretKeys.from_settings(settings), TableLimiter.from_settings(settings, function))
 
     def stream_state(
         self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None
@@ -101,6 +105,8 @@ class RtcClient:
                     raise
                 logger.info("Volcengine rejected the signing keys; trying those that the secret holds now.")
             except StreamStateError as error:
+                if isinstance(error, RtcThrottled):
+                    self._limiter.hold(error.retry_after_seconds or THROTTLE_HOLD_SECONDS)
                 pause = self._pause(error, tries)
                 if not error.retryable or tries >= MAX_TRIES or self._clock() + pause + MIN_CALL_SECONDS > deadline:
                     raise
@@ -151,7 +157,8 @@ class RtcClient:
                 stream=True,
             )
             try:
-                body = response.raw.read(MAX_BODY_BYTES + 1)
+                # The second read ends with an error if the connection broke off before the announced length.
+                body = response.raw.read(MAX_BODY_BYTES) + response.raw.read(1)
             finally:
                 response.close()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -185,7 +192,7 @@ def _read_answer(
     error = _member(metadata, "Error")
     result = _member(envelope, "Result")
     if isinstance(result, str) and result in _NOT_FOUND_RESULTS and error is None:
-        raise error_for_code("UnknownUser", status, request_id)
+        raise not_found(request_id)
     if error is not None or status != HTTPStatus.OK:
         code = _member(error, "Code")
         failure = error_for_code(code if isinstance(code, str) else None, status, request_id, secrets)

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event, Lock, Thread
 from typing import Any, Self
 
 from stream_state.errors import DeliveryFailed, QuotaExceeded, StateUnavailable, StreamStateError
@@ -18,8 +19,10 @@ from stream_state.validation import invalid, parse_json, parse_object
 
 MAX_TARGETS = 5_000
 MAX_FAILURES_SHOWN = 20
+# How often the lease is renewed at least.
+KEEP_SECONDS = LEASE_SECONDS / 4
 EMIT = ("all", "changes")
-_SCHEDULERS = frozenset({"aws.scheduler", "aws.events"})
+_SCHEDULERS = ("aws.scheduler", "aws.events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,9 @@ def _detail(event: Mapping[str, Any]) -> object:
             raise invalid("the event's detail", "must be an object") from None
         if detail != {}:
             raise invalid("the event's detail", "must be an object, not text")
-    if detail == {} and event["source"] not in _SCHEDULERS:
-        raise invalid("the event's detail", "must name targets unless a schedule sent the event")
+    names_targets = isinstance(detail, Mapping) and detail.keys() & {"targets", "room_id", "user_id"}
+    if not names_targets and not (detail == {} and event["source"] in ("aws.scheduler", "aws.events")):
+        raise invalid("the event's detail", "must name targets, or be empty in an event of a schedule")
     return detail
 
 
@@ -132,16 +136,18 @@ class Sweep:
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "another sweep of the watch list is under way"}
         stalest_seconds = 0.0
+        no_slot = 0
         try:
             for outcome in self._lookup.each(watch_list.targets(), calls_deadline):
                 if isinstance(outcome.answer, QuotaExceeded):
+                    no_slot += 1
                     continue
                 report.take(outcome)
                 stalest_seconds = max(stalest_seconds, self._staleness_seconds(outcome, watch_list))
                 watch_list.done(outcome.target)
             report.asking_ends()
             report.flush()
-            remaining = 0 if watch_list.ended else self._table.count_watches() - report.asked
+            remaining = no_slot if watch_list.ended else self._table.count_watches() - report.asked
         finally:
             watch_list.release()
         if report.asked:
@@ -251,14 +257,19 @@ class _WatchList:
         self._cursor: str | None = None
         self._kept_at = clock()
         self._done_since_kept = 0
+        self._lock = Lock()
+        self._keeper = Thread(target=self._keep_on, daemon=True)
+        self._ending = Event()
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target, Watch] = {}
         self.ended = False
 
     def take(self) -> bool:
-        """Take the lease, and with it the cursor; False if another sweep holds it."""
+        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
         self._kept_at = self._clock()
         taken, self._cursor = self._table.take_lease(self._token)
+        if taken:
+            self._keeper.start()
         return taken
 
     def targets(self) -> Iterator[Target]:
@@ -286,18 +297,28 @@ class _WatchList:
         return self._under_way[target].watched_at
 
     def done(self, target: Target) -> None:
-        """Move the cursor past the targets that are done without a gap, and store it now and then."""
+        """Move the cursor past the targets that are done without a gap, and store it after every page."""
         del self._under_way[target]
         self._done_since_kept += 1
         while self._order and self._order[0].target not in self._under_way:
             self._cursor = self._order.popleft().key
-        due_seconds = LEASE_SECONDS / 4
-        if self._done_since_kept >= PAGE_ITEMS or self._clock() - self._kept_at > due_seconds:
-            self._keep()
+        self._keep_if_due()
 
     def release(self) -> None:
         """Store the cursor and let go of the lease."""
+        self._ending.set()
+        self._keeper.join()
         self._keep(release=True)
+
+    def _keep_on(self) -> None:
+        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
+        while not self._ending.wait(KEEP_SECONDS / 2):
+            self._keep_if_due()
+
+    def _keep_if_due(self) -> None:
+        with self._lock:
+            if self._done_since_kept >= PAGE_ITEMS or self._clock() - self._kept_at >= KEEP_SECONDS:
+                self._keep()
 
     def _keep(self, *, release: bool = False) -> None:
         now = self._clock()

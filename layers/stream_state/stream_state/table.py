@@ -5,6 +5,7 @@ the `#`. All but the last carry `expires_at`; since DynamoDB deletes late, reade
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,7 +226,7 @@ class StateTable:
                 ExpressionAttributeValues={
                     ":token": {"S": token},
                     ":now": {"N": str(now)},
-                    ":until": {"N": str(now + LEASE_SECONDS)},
+                    ":until": {"N": str(math.ceil(self._clock() + LEASE_SECONDS))},
                 },
                 ReturnValues="ALL_NEW",
             )
@@ -235,7 +236,7 @@ class StateTable:
 
     def keep_lease(self, token: str, cursor: str | None, *, release: bool = False) -> bool:
         """Store the cursor and hold the lease for another minute, or let go of it; False if another holds it now."""
-        until = 0 if release else int(self._clock()) + LEASE_SECONDS
+        until = 0 if release else math.ceil(self._clock() + LEASE_SECONDS)
         try:
             self._call(
                 "update_item",
@@ -275,10 +276,9 @@ class StateTable:
         told = json.loads(item["told"]["S"]) if "told" in item else None
         told_sequence = int(item["told_sequence"]["N"]) if "told_sequence" in item else 0
         revision = int(item["revision"]["N"])
-        if not self._is_alive(item):
-            return Known(target, told=told, told_sequence=told_sequence, revision=revision)
         facts = {name: Fact(*fact) for name, fact in json.loads(item["facts"]["S"]).items()}
-        return Known(target, facts, int(item["sequence"]["N"]), told, told_sequence, revision)
+        known = Known(target, facts, int(item["sequence"]["N"]), told, told_sequence, revision)
+        return known if self._is_alive(item) else known.forgotten()
 
     def _call(self, operation: str, *, table: str | None = "", **parameters: Any) -> Any:
         if table is not None:

@@ -1,0 +1,88 @@
+"""One sandbox for each module, as if new for each test: the built artifacts, AWS and the simulator on loopback."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+from tests.e2e.contents import empty_table
+from tests.e2e.http import Http
+from tests.sandbox import official_signer
+from tests.sandbox.simulator import KEYS
+from tests.sandbox.stack import Sandbox
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Mapping[str, str]:
+    """Parameters of the stack that differ from its defaults; a module may say others."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def environment() -> Mapping[str, str]:
+    """Variables laid over those of the functions; a module may say others."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def started(parameters: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Sandbox]:
+    """A sandbox whose simulator checks each signature with the vendor's own package."""
+    with Sandbox(parameters, environment, verify=official_signer.verify) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(started: Sandbox) -> Sandbox:
+    """The sandbox with nothing in it that another test left, warm processes excepted."""
+    simulator, aws = started.simulator, started.aws
+    simulator.rotate(KEYS)
+    simulator.fault = lambda exchange: None
+    simulator.unknown_is_error = True
+    # What a test is about may need more calls than the vendor allows; the limit has tests of its own.
+    simulator.calls_per_second = None
+    simulator._faults.clear()
+    simulator._rooms.clear()
+    simulator.arrivals.clear()
+    aws.intercept = lambda operation, call: None
+    aws._next.clear()
+    started.put_keys(KEYS)
+    empty_table(started)
+    started.receive()
+    return started
+
+
+@pytest.fixture
+def cold(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """The sandbox with cold functions, which leaves no warm one behind either."""
+    sandbox.functions.restart()
+    yield sandbox
+    sandbox.functions.restart()
+
+
+@pytest.fixture
+def http(sandbox: Sandbox) -> Http:
+    """The HTTP API, payload 2.0."""
+    return Http(sandbox.api_url)
+
+
+@pytest.fixture(params=["2.0", "1.0"])
+def either_http(request: pytest.FixtureRequest, sandbox: Sandbox) -> Http:
+    """The HTTP API and the REST API, one after the other."""
+    return Http(sandbox.api_url if request.param == "2.0" else sandbox.rest_api_url)
+
+
+@pytest.fixture(scope="session")
+def conforms() -> Callable[[str, Any], None]:
+    """Checks that a document keeps the schema of that name in docs."""
+    schemas = {path.name.split(".")[0]: json.loads(path.read_text()) for path in DOCS.glob("*.schema.json")}
+    registry: Registry[Any] = Registry().with_resources(
+        (schema["$id"], Resource.from_contents(schema)) for schema in schemas.values()
+    )
+    validators = {name: Draft202012Validator(schema, registry=registry) for name, schema in schemas.items()}
+    return lambda name, document: validators[name].validate(document)

@@ -1,0 +1,199 @@
+"""No key, secret, token or signature appears in a log, an answer, an exception, a message, a metric or the table."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.e2e.contents import table_items
+from tests.e2e.http import Http
+from tests.sandbox.aws import failure
+from tests.sandbox.simulator import Exchange, Fault, Keys, canned, error, result, states
+from tests.sandbox.stack import Sandbox
+
+TARGET = {"room_id": "class-1", "user_id": "teacher"}
+PATH = "/rooms/class-1/users/teacher/stream-state"
+# Of the shape that codes and ids may have, so that nothing but their being secret keeps them from being shown.
+CANARIES = Keys("CANARYaccess0123456789", "CANARYsecret0123456789", "CANARYtoken0123456789")
+ACCESS, SECRET, TOKEN = CANARIES.access_key_id, CANARIES.secret_access_key, CANARIES.session_token
+EACH = (ACCESS, SECRET, str(TOKEN))
+ALL = " ".join(EACH)
+# What only the signature and the canonical request hold.
+SIGNED = ("HMAC-SHA256", "Credential=", "SignedHeaders", "x-content-sha256", "X-Amz-Security")
+
+
+@pytest.fixture(scope="module")
+def environment() -> Mapping[str, str]:
+    return {"POWERTOOLS_LOG_LEVEL": "DEBUG", "SECRET_MAX_AGE": "0", "RTC_READ_TIMEOUT": "0.5"}
+
+
+def echoed(exchange: Exchange) -> str:
+    """Everything that was sent, as a vendor's message may repeat it."""
+    request = exchange.request
+    return f"{request.method} {request.target} {request.headers} {ALL}"
+
+
+def metadata(**members: object) -> Fault:
+    """An answer whose metadata are these."""
+    return canned(200, {"ResponseMetadata": members, "Result": {}})
+
+
+def message_echo(exchange: Exchange) -> Any:
+    """The error's message repeats the request, its Authorization too."""
+    return error("InvalidParameter", 400, message=echoed(exchange))(exchange)
+
+
+def body_echo(exchange: Exchange) -> Any:
+    """A body that is no JSON repeats the request."""
+    return canned(500, f"<html>{echoed(exchange)}")(exchange)
+
+
+ECHOES: dict[str, Fault] = {
+    "message": message_echo,
+    "body": body_echo,
+    "message of rejected keys": error("InvalidAccessKey", 401, message=ALL),
+    "message of a throttle": error("FlowLimitExceeded", 429, message=ALL, headers={"Retry-After": ACCESS}),
+    "not JSON": canned(200, ALL),
+    "JSON text": canned(200, json.dumps(ALL)),
+    "header": canned(
+        302, headers={"Location": f"http://127.0.0.1:1/{ALL}", "X-Tt-Logid": ALL, "Set-Cookie": f"a={ACCESS}"}
+    ),
+    "header value": error("InternalError", 500, headers={"Retry-After": SECRET, "X-Request-Id": ALL}),
+    "content length": canned(200, b"", {"Content-Length": ACCESS}),
+    "content encoding": canned(200, b"x", {"Content-Encoding": ACCESS, "Content-Type": SECRET}),
+    "Result text": result(ALL),
+    "Result members": result({ACCESS: SECRET, "RoomId": TOKEN}),
+    "RoomId": result({"RoomId": ACCESS, "UserId": SECRET, "StreamStates": []}),
+    "UserId": result({"RoomId": "class-1", "UserId": TOKEN, "StreamStates": []}),
+    "MediaType": states([{"MediaType": ACCESS, "State": 1}, {"MediaType": "Audio", "State": SECRET}, {TOKEN: 1}]),
+    "StreamStates": states(ALL),
+    **{f"Code {canary[:12]}": error(canary, 400) for canary in EACH},
+    **{f"end of Code {canary[:12]}": error(f"InvalidParameter.{canary}", 400) for canary in EACH},
+    **{f"Code of a throttle {canary[:12]}": error(f"FlowLimitExceeded.{canary}", 429) for canary in EACH},
+    **{
+        f"RequestId {canary[:12]}": metadata(RequestId=canary, Error={"Code": "AccessDenied", "Message": ALL})
+        for canary in EACH
+    },
+    "RequestId of an answer": canned(
+        200,
+        {
+            "ResponseMetadata": {"RequestId": f"2026.{SECRET}"},
+            "Result": {"RoomId": "class-1", "UserId": "teacher", "StreamStates": []},
+        },
+    ),
+    "no text": metadata(RequestId=[ACCESS], Error={"Code": {ACCESS: 1}, "Message": [ALL], "CodeN": SECRET}),
+}
+WITHOUT_KEYS: dict[str, str] = {
+    "cut off": json.dumps({"access_key_id": ACCESS, "secret_access_key": SECRET})[:-1],
+    "lines": f"{ACCESS}\n{SECRET}\n{TOKEN}",
+    "list": json.dumps(EACH),
+    "other names": json.dumps({"key": ACCESS, "secret": SECRET, TOKEN: TOKEN}),
+    "both spellings": json.dumps({"access_key_id": ACCESS, "AccessKeyId": ACCESS, "secret_access_key": SECRET}),
+    "twice": f'{{"access_key_id": "{ACCESS}", "access_key_id": "{SECRET}"}}',
+    "line feed": json.dumps({"access_key_id": ACCESS, "secret_access_key": f"{SECRET}\n"}),
+    "beyond ASCII": json.dumps({"access_key_id": ACCESS, "secret_access_key": f"{SECRET}é"}),
+}
+
+
+def drive(sandbox: Sandbox) -> str:
+    """Use every entry point that calls the vendor, and return all that came of it."""
+    http = Http(sandbox.api_url)
+    with ThreadPoolExecutor() as pool:
+        asked = [
+            pool.submit(http.get, PATH),
+            pool.submit(http.post, "/stream-states/query", {"targets": [TARGET]}),
+            pool.submit(sandbox.invoke, "TaskFunction", TARGET),
+            pool.submit(sandbox.invoke, "TaskFunction", {**TARGET, "deliver": "queue"}),
+            pool.submit(sandbox.invoke, "SweepFunction", TARGET),
+        ]
+    told = [repr(answer.result()) for answer in asked]
+    sandbox.aws.intercept = lambda operation, call: None
+    return "\n".join([*told, json.dumps(sandbox.receive()), json.dumps(table_items(sandbox)), sandbox.logs])
+
+
+@pytest.fixture
+def show(sandbox: Sandbox) -> Iterator[Callable[[], str]]:
+    """What the entry points show; at the end it is searched for canaries."""
+    shown: list[str] = []
+
+    def drive_and_keep() -> str:
+        shown.append(drive(sandbox))
+        return shown[-1]
+
+    yield drive_and_keep
+    text = "\n".join(shown)
+    assert shown
+    for canary in (*EACH, *(b64encode(canary.encode()).decode().rstrip("=")[:-1] for canary in EACH)):
+        assert canary not in text
+        assert canary.lower() not in text.lower()
+    for part in SIGNED:
+        assert part not in text
+
+
+@pytest.fixture
+def with_canaries(sandbox: Sandbox) -> Sandbox:
+    sandbox.put_keys(CANARIES)
+    sandbox.simulator.rotate(CANARIES)
+    sandbox.simulator.publish("class-1", "teacher", "Audio")
+    return sandbox
+
+
+def test_keys_that_serve_are_not_shown(with_canaries: Sandbox, show: Callable[[], str]) -> None:
+    show()
+
+    # The canaries were there: the vendor got them, and accepted what they signed.
+    assert {arrival.outcome for arrival in with_canaries.simulator.arrivals} == {"OK"}
+    assert {arrival.headers["x-security-token"] for arrival in with_canaries.simulator.arrivals} == {TOKEN}
+    assert all(ACCESS in arrival.headers["authorization"] for arrival in with_canaries.simulator.arrivals)
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_an_echo_of_the_vendor_is_not_shown(
+    request: pytest.FixtureRequest, with_canaries: Sandbox, show: Callable[[], str], name: str
+) -> None:
+    # A process remembers that the vendor throttles.
+    if "throttle" in name:
+        request.addfinalizer(with_canaries.functions.restart)
+    with_canaries.simulator.fault = lambda exchange: ECHOES[name]
+
+    show()
+
+    assert with_canaries.simulator.arrivals
+
+
+@pytest.mark.parametrize("keys", [Keys(ACCESS, "other", TOKEN), Keys(ACCESS, SECRET, "other"), Keys("other", "other")])
+def test_the_simulators_own_refusals_are_not_shown(with_canaries: Sandbox, show: Callable[[], str], keys: Keys) -> None:
+    with_canaries.simulator.rotate(keys)
+
+    assert "RtcAccessDenied" in show()
+
+
+@pytest.mark.parametrize("name", WITHOUT_KEYS)
+def test_a_malformed_secret_is_not_shown(cold: Sandbox, show: Callable[[], str], name: str) -> None:
+    cold.put_secret(WITHOUT_KEYS[name])
+
+    assert "CredentialsInvalid" in show()
+
+    assert not cold.simulator.arrivals
+
+
+def test_a_secret_that_goes_bad_is_not_shown(with_canaries: Sandbox, show: Callable[[], str]) -> None:
+    show()
+    with_canaries.put_secret(WITHOUT_KEYS["cut off"])
+
+    assert "The earlier signing keys serve on" in show()
+
+
+def test_a_message_of_aws_is_not_shown(with_canaries: Sandbox, show: Callable[[], str]) -> None:
+    reply = failure("InternalFailure", 500, message=ALL)
+    with_canaries.aws.intercept = lambda operation, call: (
+        reply if operation.startswith(("AmazonSQS.Send", "DynamoDB_20120810.", "secretsmanager.")) else None
+    )
+
+    text = show()
+
+    assert "StateUnavailable" in text
+    assert "The earlier signing keys serve on" in text

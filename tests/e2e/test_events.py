@@ -1,0 +1,193 @@
+"""Every sample event and every batch is answered rightly by the built artifacts."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.http import Http
+from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, MEDIA, ROOM
+from tests.sandbox.functions import Functions
+from tests.sandbox.simulator import APP_ID
+from tests.sandbox.stack import Sandbox
+
+FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
+BATCH = [{"room_id": ROOM, "user_id": f"student-{number}"} for number in range(100)]
+PROBE = """
+import boto3, requests, aws_lambda_powertools, stream_state
+
+def handler(event, context):
+    return [module.__file__ for module in (boto3, requests, aws_lambda_powertools, stream_state)]
+"""
+
+
+@pytest.fixture
+def classroom(sandbox: Sandbox) -> Sandbox:
+    for user, media in CLASSROOM.items():
+        sandbox.simulator.publish(ROOM, user, *media)
+    return sandbox
+
+
+def assert_tell_classroom(documents: list[dict[str, Any]], users: Iterable[str]) -> None:
+    """Each user once, each medium as the room has it."""
+    told = {document["user_id"]: document["media"] for document in documents}
+    expected = {user: {name: vendor in CLASSROOM[user] for vendor, name in MEDIA.items()} for user in users}
+    assert told == expected
+    assert len(documents) == len(told)
+    for document in documents:
+        on = any(document["media"].values())
+        assert (document["publishing"], document["present"]) == (on, True if on else None)
+        assert (document["app_id"], document["room_id"], document["source"]) == (APP_ID, ROOM, "query")
+
+
+def test_every_sample_event_is_listed() -> None:
+    assert {str(file.relative_to(EVENTS)) for file in EVENTS.glob("*/*.json")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Callable[[str, Any], None], name: str) -> None:
+    answered, queued = EXPECTED[name]
+    folder = name.partition("/")[0]
+
+    invocation = classroom.invoke(FUNCTIONS[folder], json.loads((EVENTS / name).read_text()))
+
+    assert invocation.error is None
+    answer = invocation.payload
+    if folder == "api":
+        assert answer["statusCode"] == 200
+        answer = json.loads(answer["body"])
+    if folder == "sweep":
+        assert (answer["targets"], answer["delivered"], answer["failed"]) == (len(queued), len(queued), 0)
+    else:
+        assert_tell_classroom(answer.get("results", [answer]), answered)
+        for document in answer.get("results", [answer]):
+            conforms("message" if "message_id" in document else "answer", document)
+    messages = classroom.receive_messages(len(queued))
+    assert_tell_classroom(messages, queued)
+    for message in messages:
+        conforms("message", message)
+    # The simulator, and the vendor's package in it, accepted the signature of every call.
+    assert {arrival.outcome for arrival in classroom.simulator.arrivals} <= {"OK"}
+    assert len(classroom.simulator.arrivals) == len(set(answered) | set(queued))
+
+
+def test_a_get_is_answered_over_http(
+    classroom: Sandbox, either_http: Http, conforms: Callable[[str, Any], None]
+) -> None:
+    reply = either_http.get(f"/rooms/{ROOM}/users/teacher/stream-state?app_id={APP_ID}")
+
+    assert reply.status == 200
+    assert reply.headers["cache-control"] == "no-store"
+    assert reply.headers["content-type"] == "application/json"
+    conforms("answer", reply.body)
+    assert_tell_classroom([reply.body], ["teacher"])
+
+
+def test_ids_are_decoded_once_in_paths(sandbox: Sandbox, either_http: Http) -> None:
+    sandbox.simulator.publish("a@b.c_d-e", "user@1", "Audio")
+
+    reply = either_http.get("/rooms/a%40b.c%5Fd-e/users/user@1/stream-state")
+
+    assert reply.status == 200
+    assert (reply.body["room_id"], reply.body["user_id"]) == ("a@b.c_d-e", "user@1")
+
+
+def test_a_hundred_targets_are_answered_in_the_order_asked(
+    sandbox: Sandbox, either_http: Http, conforms: Callable[[str, Any], None]
+) -> None:
+    for number, target in enumerate(BATCH):
+        if number % 10:
+            sandbox.simulator.publish(ROOM, target["user_id"], *["Video"] * (number % 2))
+
+    reply = either_http.post("/stream-states/query", {"targets": BATCH})
+
+    assert reply.status == 200
+    assert [item["user_id"] for item in reply.body["results"]] == [target["user_id"] for target in BATCH]
+    for number, item in enumerate(reply.body["results"]):
+        conforms("answer" if number % 10 else "problem", item)
+        if number % 10:
+            assert item["publishing"] is bool(number % 2)
+        else:
+            assert (item["status"], item["error"]) == (404, "TargetNotFound")
+
+
+def test_a_target_named_twice_costs_one_call(classroom: Sandbox, http: Http) -> None:
+    target = {"room_id": ROOM, "user_id": "teacher"}
+
+    reply = http.post("/stream-states/query", {"targets": [target, {**target, "app_id": APP_ID}]})
+
+    first, second = reply.body["results"]
+    assert first == second
+    assert len(classroom.simulator.arrivals) == 1
+
+
+@pytest.mark.parametrize("deliver", ["return", "queue"])
+def test_a_task_answers_for_a_hundred_targets(
+    sandbox: Sandbox, conforms: Callable[[str, Any], None], deliver: str
+) -> None:
+    for target in BATCH:
+        sandbox.simulator.publish(ROOM, target["user_id"], "Audio")
+
+    invocation = sandbox.invoke("TaskFunction", {"targets": BATCH, "deliver": deliver})
+
+    assert [item["user_id"] for item in invocation.payload["results"]] == [target["user_id"] for target in BATCH]
+    raw = sandbox.receive(100 if deliver == "queue" else 0)
+    sent = {item.get("message_id") for item in invocation.payload["results"]} - {None}
+    assert {message["MessageId"] for message in raw} == sent
+    assert len(sent) == (100 if deliver == "queue" else 0)
+    for message in raw:
+        conforms("message", json.loads(message["Body"]))
+
+
+def test_a_sweep_delivers_a_hundred_targets(sandbox: Sandbox, conforms: Callable[[str, Any], None]) -> None:
+    for target in BATCH[1:]:
+        sandbox.simulator.publish(ROOM, target["user_id"], "Audio")
+
+    summary = sandbox.invoke("SweepFunction", {"targets": BATCH}).payload
+
+    assert (summary["targets"], summary["delivered"], summary["failed"]) == (100, 100, 0)
+    messages = {message["user_id"]: message for message in sandbox.receive_messages(100)}
+    assert set(messages) == {target["user_id"] for target in BATCH}
+    # That the vendor does not know a user is an observation: nothing is on, as far as anyone can tell.
+    unknown = messages["student-0"]
+    assert (unknown["publishing"], unknown["present"], set(unknown["media"].values())) == (None, False, {None})
+    for message in messages.values():
+        conforms("message", message)
+
+
+def test_an_unknown_user_told_as_four_zeros_is_off_and_proves_no_absence(sandbox: Sandbox, http: Http) -> None:
+    sandbox.simulator.unknown_is_error = False
+
+    reply = http.get(f"/rooms/{ROOM}/users/nobody/stream-state")
+
+    assert (reply.body["publishing"], reply.body["present"]) == (False, None)
+
+
+def test_the_aws_client_reaches_the_functions_too(classroom: Sandbox) -> None:
+    answer = classroom.client("lambda").invoke(
+        FunctionName=classroom.outputs["TaskFunctionArn"],
+        Payload=(EVENTS / "task" / "single.json").read_bytes(),
+    )
+
+    assert "FunctionError" not in answer
+    assert_tell_classroom([json.load(answer["Payload"])], ["teacher"])
+
+
+def test_imported_packages_come_from_the_layers(sandbox: Sandbox, tmp_path: Path) -> None:
+    code, work = tmp_path / "code", tmp_path / "work"
+    code.mkdir()
+    work.mkdir()
+    (code / "probe.py").write_text(PROBE)
+    task = sandbox.functions.functions["TaskFunction"]
+    probe = Functions({"Probe": replace(task, handler="probe.handler", code_directory=code)}, work)
+    try:
+        files = probe.invoke("Probe", {}).payload
+    finally:
+        probe.stop()
+
+    dependencies, package = (layer / "python" for layer in task.layer_directories)
+    assert all(Path(file).is_relative_to(dependencies) for file in files[:3])
+    assert Path(files[3]).is_relative_to(package)

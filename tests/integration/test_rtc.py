@@ -1,0 +1,371 @@
+"""The client over real sockets: how long and how much it reads, and which connections it keeps."""
+
+import contextlib
+import datetime as dt
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stream_state.credentials import StaticKeys
+from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
+from stream_state.model import Target
+from stream_state.rtc import MAX_BODY_BYTES, MAX_TRIES, RtcClient
+from stream_state.settings import Settings
+from stream_state.signing import SigningKeys
+from stream_state.transport import bounded_session
+from tests.sandbox.simulator import (
+    APP_ID,
+    KEYS,
+    Exchange,
+    Fault,
+    Simulator,
+    canned,
+    cut,
+    drip,
+    error,
+    honest,
+    reset,
+    states,
+)
+
+TARGET = Target(APP_ID, "class-1", "teacher")
+PAUSE_SECONDS = 0.05
+
+
+class NoLimit:
+    """A limiter that has a slot for everyone."""
+
+    def acquire(self, deadline: float) -> None:
+        """See `Limiter`."""
+
+    def hold(self, seconds: float) -> None:
+        """See `Limiter`."""
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator() as simulator:
+        simulator.publish(TARGET.room_id, TARGET.user_id, "Audio")
+        yield simulator
+
+
+def client(endpoint: str, session: requests.Session | None = None) -> RtcClient:
+    settings = Settings.from_environment(
+        {"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": endpoint, "RTC_READ_TIMEOUT": "0.2", "RTC_CONNECT_TIMEOUT": "0.2"}
+    )
+    keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
+    return RtcClient(settings, keys, NoLimit(), session=session, sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def rtc(simulator: Simulator) -> RtcClient:
+    return client(simulator.url)
+
+
+def ask(rtc: RtcClient) -> bool | None:
+    return rtc.stream_state(TARGET, time.monotonic() + 30).publishing
+
+
+def slowly(data: bytes, exchange: Exchange) -> None:
+    """Send a byte at a time, each well within the read time-out, until the client goes away."""
+    for byte in data:
+        exchange.connection.sendall(bytes([byte]))
+        time.sleep(PAUSE_SECONDS)
+
+
+def drip_body(exchange: Exchange) -> None:
+    head, _, body = exchange.response().wire().partition(b"\r\n\r\n")
+    exchange.connection.sendall(head + b"\r\n\r\n")
+    slowly(body, exchange)
+
+
+def in_two_parts(exchange: Exchange) -> None:
+    """Let each part come within the read time-out, but not both together."""
+    head, _, body = exchange.response().wire().partition(b"\r\n\r\n")
+    for part in (head + b"\r\n\r\n", body):
+        time.sleep(3 * PAUSE_SECONDS)
+        exchange.connection.sendall(part)
+
+
+def drip_interim_responses(exchange: Exchange) -> None:
+    for _ in range(1_000):
+        exchange.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(PAUSE_SECONDS)
+
+
+def drip_chunks(exchange: Exchange) -> None:
+    exchange.connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    slowly(b"1\r\n \r\n" * 1_000, exchange)
+
+
+def silence(exchange: Exchange) -> None:
+    exchange.connection.recv(1)
+
+
+def without_end(exchange: Exchange) -> None:
+    exchange.connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(100):
+        exchange.connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+
+
+def raw(data: bytes) -> Fault:
+    return lambda exchange: exchange.connection.sendall(data)
+
+
+def and_hang_up(exchange: Exchange) -> None:
+    """Answer as if the connection were kept, and close it."""
+    exchange.connection.sendall(exchange.response().wire())
+
+
+def and_reset(exchange: Exchange) -> None:
+    """Answer as if the connection were kept, and reset it."""
+    and_hang_up(exchange)
+    reset(exchange)
+
+
+def test_the_simulator_answers_and_has_checked_the_signature(rtc: RtcClient, simulator: Simulator) -> None:
+    assert ask(rtc) is True
+    assert [arrival.outcome for arrival in simulator.arrivals] == ["OK"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [drip(PAUSE_SECONDS), drip_body, drip_chunks, drip_interim_responses, in_two_parts, silence],
+    ids=["headers", "body", "chunks", "interim responses", "two parts", "silence"],
+)
+def test_an_answer_that_takes_too_long_as_a_whole_is_given_up(
+    rtc: RtcClient, simulator: Simulator, fault: Fault
+) -> None:
+    simulator.fault = lambda exchange: fault
+
+    with pytest.raises(RtcUnavailable) as raised:
+        ask(rtc)
+
+    assert raised.value.problem()["status"] == 504
+    assert len(simulator.arrivals) == MAX_TRIES
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        reset,
+        cut(0),
+        cut(10),
+        cut(200),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{}"),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\n" + b"X-Filler: x\r\n" * 200 + b"\r\n{}"),
+        raw(b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 100_000 + b"\r\n\r\n{}"),
+        raw(b"\x16\x03\x01\x00\x05hello"),
+        raw(b"SSH-2.0-OpenSSH\r\n"),
+    ],
+    ids=[
+        "reset", "no answer", "cut status line", "cut answer", "too short", "cut chunk", "malformed chunk",
+        "too many headers", "too long a header", "TLS", "another protocol",
+    ],
+)  # fmt: skip
+def test_an_answer_that_breaks_off_or_is_no_http_is_a_failure_of_the_network(
+    rtc: RtcClient, simulator: Simulator, fault: Fault
+) -> None:
+    simulator.fault = lambda exchange: fault
+
+    with pytest.raises(RtcUnavailable) as raised:
+        ask(rtc)
+
+    assert raised.value.problem()["status"] == 503
+    assert len(simulator.arrivals) == MAX_TRIES
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [reset, cut(50), drip_body, error("InternalServiceError", 500, 100014)],
+    ids=["reset", "cut", "slow", "server error"],
+)
+def test_a_passing_fault_costs_no_answer(rtc: RtcClient, simulator: Simulator, fault: Fault) -> None:
+    simulator.fail_next(fault)
+
+    assert ask(rtc) is True
+    assert [arrival.fault for arrival in simulator.arrivals] == [True, False]
+
+
+@pytest.mark.parametrize("fault", [canned(200, b" " * (MAX_BODY_BYTES + 1)), without_end], ids=["sized", "chunked"])
+def test_no_more_is_read_than_one_mebibyte(rtc: RtcClient, simulator: Simulator, fault: Fault) -> None:
+    simulator.fail_next(fault)
+
+    with pytest.raises(RtcProtocolError, match="larger than 1048576 bytes"):
+        ask(rtc)
+
+    assert ask(rtc) is True
+
+
+def test_a_redirect_is_not_followed(rtc: RtcClient, simulator: Simulator) -> None:
+    with Simulator() as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            simulator.fail_next(canned(status, b"", {"Location": elsewhere.url}))
+            with pytest.raises(RtcProtocolError, match=f"HTTP {status}"):
+                ask(rtc)
+
+        assert len(elsewhere.arrivals) == 0
+
+
+def test_nothing_listening_is_a_failure_of_the_network() -> None:
+    with Simulator() as gone:
+        address = gone.url
+
+    with pytest.raises(RtcUnavailable, match="ConnectionError"):
+        ask(client(address))
+
+
+@pytest.fixture
+def connections(simulator: Simulator) -> list[object]:
+    """The client's end of the connection of each call, in order; adds to whatever faults a test asks for."""
+    ends: list[object] = []
+
+    def note(exchange: Exchange) -> Fault | None:
+        ends.append(exchange.connection.getpeername())
+        return None
+
+    simulator.fault = note
+    return ends
+
+
+def test_a_connection_is_used_again(rtc: RtcClient, simulator: Simulator, connections: list[object]) -> None:
+    for _ in range(5):
+        ask(rtc)
+    with contextlib.suppress(RtcThrottled):
+        simulator.fault = lambda exchange: (
+            connections.append(exchange.connection.getpeername()) or error("FlowLimitExceeded", 429)
+        )
+        ask(rtc)
+
+    assert len(connections) == 5 + MAX_TRIES
+    assert len(set(connections)) == 1
+
+
+@pytest.mark.parametrize("last_answer", [and_hang_up, and_reset], ids=["closed", "reset"])
+def test_an_idle_connection_that_died_is_replaced(rtc: RtcClient, simulator: Simulator, last_answer: Fault) -> None:
+    simulator.fail_next(last_answer)
+
+    assert ask(rtc) is True
+    assert ask(rtc) is True
+
+
+def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(
+    rtc: RtcClient, simulator: Simulator
+) -> None:
+    body = canned(200, b" " * (MAX_BODY_BYTES + 100))
+    simulator.fail_next(body, states([]))
+
+    with pytest.raises(RtcProtocolError):
+        ask(rtc)
+
+    assert ask(rtc) is None
+
+
+def test_nothing_is_taken_from_the_environment(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Simulator() as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.lower(), proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password canary\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+
+        assert ask(client(simulator.url)) is True
+        assert len(proxy.arrivals) == 0
+
+    assert simulator.arrivals[0].headers["authorization"].startswith("HMAC-SHA256 ")
+
+
+def test_cookies_are_not_kept_and_compressed_bodies_not_asked_for(rtc: RtcClient, simulator: Simulator) -> None:
+    def with_cookie(exchange: Exchange) -> None:
+        head, _, body = exchange.response().wire().partition(b"\r\n\r\n")
+        exchange.connection.sendall(head + b"\r\nSet-Cookie: canary=1; Path=/\r\n\r\n" + body)
+
+    simulator.fail_next(with_cookie, honest)
+    ask(rtc)
+    ask(rtc)
+
+    for arrival in simulator.arrivals:
+        assert "cookie" not in arrival.headers
+        assert arrival.headers["accept-encoding"] == "identity"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate of localhost with its key, made for this run."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    no_password = serialization.NoEncryption()
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
+    )
+    return path
+
+
+@pytest.fixture
+def tls_endpoint(simulator: Simulator, certificate: Path) -> str:
+    """The simulator's address after it has been made to speak TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    simulator.socket = context.wrap_socket(simulator.socket, server_side=True)
+    return simulator.url.replace("http://127.0.0.1", "https://localhost")
+
+
+@pytest.fixture
+def trusting(certificate: Path) -> requests.Session:
+    """A session that trusts the certificate made for this run."""
+    session = bounded_session(1)
+    session.verify = str(certificate)
+    return session
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tls_endpoint: str, simulator: Simulator) -> None:
+    with pytest.raises(RtcUnavailable, match="TLS connection to Volcengine failed"):
+        ask(client(tls_endpoint))
+
+    assert len(simulator.arrivals) == 0
+
+
+def test_over_tls_answers_come_and_connections_are_kept(
+    tls_endpoint: str, trusting: requests.Session, connections: list[object]
+) -> None:
+    rtc = client(tls_endpoint, trusting)
+
+    assert [ask(rtc) for _ in range(3)] == [True] * 3
+    assert len(set(connections)) == 1
+
+
+@pytest.mark.parametrize("fault", [drip(PAUSE_SECONDS), drip_body, silence], ids=["headers", "body", "silence"])
+def test_over_tls_too_an_answer_is_bounded_as_a_whole(
+    tls_endpoint: str, trusting: requests.Session, simulator: Simulator, fault: Callable[[Exchange], None]
+) -> None:
+    simulator.fault = lambda exchange: fault
+
+    with pytest.raises(RtcUnavailable) as raised:
+        ask(client(tls_endpoint, trusting))
+
+    assert raised.value.problem()["status"] == 504
+    assert len(simulator.arrivals) == MAX_TRIES

@@ -1,0 +1,395 @@
+"""Lookups of one target and of some, and what the queue is told of them."""
+
+import io
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import repeat
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stream_state import lookup as lookup_module
+from stream_state.errors import (
+    CredentialsInvalid,
+    CredentialsUnavailable,
+    DeliveryFailed,
+    QuotaExceeded,
+    RtcAccessDenied,
+    RtcActionRetired,
+    RtcProtocolError,
+    RtcUnavailable,
+    StateUnavailable,
+    StreamStateError,
+    StreamStateTimeout,
+    TargetNotFound,
+)
+from stream_state.lookup import Lookup, Outgoing, Teller, concerns_all, deadline, item, not_reached
+from stream_state.model import Medium, StreamState, Target, Until, problem_message
+from stream_state.settings import Settings
+from stream_state.table import StateTable
+from tests.unit.fakes import Clock, aws_error
+from tests.unit.memory import APP_ID, World, media, metrics, query_facts, targets
+
+ONE, TWO, THREE = targets(3)
+Conforms = Callable[[str, Any], None]
+
+
+@pytest.fixture
+def world(clock: Clock) -> World:
+    return World(clock)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", 1)
+
+
+def throttled(world: World, *operations: str) -> None:
+    for operation in operations:
+        world.dynamodb.effects[operation] = repeat(aws_error("ProvisionedThroughputExceededException"))
+
+
+def test_an_answer_comes_from_the_vendor_and_is_remembered(world: World, conforms: Conforms) -> None:
+    world.rtc.say(ONE, media("video", unknown=["audio"]))
+
+    answer = world.lookup.one(ONE, world.in_seconds(10)).answer()
+
+    conforms("answer", answer)
+    assert (answer["source"], answer["rtc_request_id"], answer["publishing"]) == ("query", "request-1", True)
+    assert answer["media"] == media("video", unknown=["audio"])
+    assert world.known(ONE)
+
+
+def test_an_answer_tells_also_what_is_known_from_events_that_are_newer_than_the_query(world: World) -> None:
+    later_ms = int(world.clock.wall() * 1000) + 5000
+    world.table.observe(StreamState(ONE, query_facts(media("audio"), later_ms), "callback"))
+    world.rtc.say(ONE, media("video"))
+
+    assert world.lookup.one(ONE, world.in_seconds(10)).values["audio"] is True
+
+
+@pytest.mark.parametrize(
+    ("max_age_seconds", "age_seconds", "known", "calls"),
+    [
+        (60, 59, media("audio"), 0),
+        (60, 61, media("audio"), 1),
+        (0, 0, media("audio"), 1),
+        (60, 1, media("audio", unknown=["screen_video"]), 1),
+        (60, 1, None, 1),
+    ],
+)
+def test_a_known_state_is_accepted_if_it_is_whole_and_fresh(
+    world: World, max_age_seconds: int, age_seconds: int, known: dict[str, bool | None] | None, calls: int
+) -> None:
+    if known:
+        at_ms = int(world.clock.wall() * 1000)
+        world.table.observe(StreamState(ONE, query_facts(known, at_ms), "query"))
+    world.clock.seconds += age_seconds
+
+    state = world.lookup.one(ONE, world.in_seconds(10), max_age_seconds)
+
+    assert len(world.rtc.calls) == calls
+    assert (state.source, state.rtc_request_id) == (("query", "request-1") if calls else ("table", None))
+
+
+def test_the_vendor_is_asked_if_the_table_cannot_be_read(world: World, logs: io.StringIO) -> None:
+    throttled(world, "batch_get_item")
+
+    assert world.lookup.one(ONE, world.in_seconds(10), 60).source == "query"
+    assert "StateUnavailable" in logs.getvalue()
+
+
+def test_without_the_table_the_asker_still_gets_what_the_vendor_said_and_the_teller_gets_the_error(
+    world: World,
+) -> None:
+    throttled(world, "get_item", "update_item")
+    world.rtc.say(ONE, media("audio"))
+    world.rtc.say(TWO, TargetNotFound("Unknown."))
+
+    found, unknown = world.lookup.some([ONE, TWO], world.in_seconds(10))
+
+    assert found.result()["media"] == media("audio")
+    assert isinstance(found.outgoing(), StateUnavailable)
+    assert isinstance(unknown.result(), TargetNotFound)
+    assert isinstance(unknown.outgoing(), StateUnavailable)
+    assert isinstance(world.teller.deliver([found], world.in_seconds(10))[0], StateUnavailable)
+    assert world.queue.messages == []
+
+
+def test_some_are_answered_in_the_order_asked_and_one_named_twice_costs_one_call(world: World) -> None:
+    world.lookup.one(TWO, world.in_seconds(10))
+    world.rtc.say(THREE, RtcProtocolError("What?"))
+
+    outcomes = world.lookup.some([THREE, ONE, TWO, ONE, THREE], world.in_seconds(10), max_age_seconds=60)
+
+    assert [outcome.target for outcome in outcomes] == [THREE, ONE, TWO, ONE, THREE]
+    assert sorted(world.rtc.calls) == [ONE, TWO, THREE]
+    assert [getattr(outcome.answer, "source", None) for outcome in outcomes] == [None, "query", "table", "query", None]
+    assert outcomes[0].answer is outcomes[4].answer
+    with pytest.raises(RtcProtocolError):
+        world.lookup.one(THREE, world.in_seconds(10))
+
+
+def test_many_are_asked_each_once(world: World) -> None:
+    everyone = targets(300)
+
+    outcomes = world.lookup.some(everyone, world.in_seconds(10))
+
+    assert [outcome.target for outcome in outcomes] == everyone == sorted(world.rtc.calls)
+    assert all(isinstance(outcome.answer, StreamState) for outcome in outcomes)
+
+
+HALTING: list[StreamStateError] = [
+    CredentialsInvalid("No secret."),
+    CredentialsUnavailable("Later."),
+    RtcActionRetired("Gone."),
+    RtcAccessDenied("Keys.", rtc_code="InvalidAccessKey"),
+    RtcAccessDenied("Policy.", rtc_code="LackPolicy"),
+]
+PASSING: list[StreamStateError] = [
+    RtcAccessDenied("AppId.", rtc_code="InvalidParameter.AccountIdMismatch"),
+    RtcUnavailable("Network."),
+    TargetNotFound("Unknown."),
+    RtcProtocolError("What?"),
+]
+
+
+@pytest.mark.parametrize("error", HALTING, ids=str)
+@pytest.mark.parametrize("concurrency", [1, 64])
+def test_an_error_that_every_target_would_meet_ends_the_asking(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: StreamStateError, concurrency: int
+) -> None:
+    monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", concurrency)
+    world.rtc.default = error
+
+    outcomes = world.lookup.some(targets(500), world.in_seconds(10))
+
+    assert concerns_all(error)
+    assert len(world.rtc.calls) <= concurrency
+    assert {str(outcome.answer) for outcome in outcomes} == {str(error)}
+    assert len(outcomes) == 500
+
+
+def test_who_waits_for_a_slot_while_another_is_refused_makes_no_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = CredentialsInvalid("No secret.")
+    all_begun = threading.Barrier(3)
+
+    def ask(target: Target, deadline: float, before_call: Callable[[], None]) -> StreamState:
+        all_begun.wait()
+        while target != ONE:
+            before_call()
+        raise refusal
+
+    monkeypatch.setattr(world.rtc, "stream_state", ask)
+
+    outcomes = world.lookup.some([ONE, TWO, THREE], world.in_seconds(10))
+
+    assert [outcome.answer for outcome in outcomes] == [refusal] * 3
+
+
+@pytest.mark.parametrize("error", PASSING, ids=str)
+def test_an_error_of_one_target_leaves_the_others_alone(world: World, error: StreamStateError) -> None:
+    world.rtc.say(TWO, error)
+
+    outcomes = world.lookup.some([TWO, *targets(200)], world.in_seconds(10))
+
+    assert not concerns_all(error)
+    assert len(world.rtc.calls) == 200
+    assert [outcome.target for outcome in outcomes if outcome.answer is error] == [TWO, TWO]
+
+
+def test_those_whose_turn_does_not_come_before_the_deadline_are_told_to_come_back(
+    world: World, one_at_a_time: None
+) -> None:
+    world.rtc.seconds_per_call = 1
+
+    outcomes = world.lookup.some(targets(10), world.in_seconds(3.5))
+
+    assert world.rtc.calls == targets(4)
+    refused = [outcome.answer for outcome in outcomes[4:]]
+    assert all(isinstance(answer, QuotaExceeded) and answer.retry_after == 1 for answer in refused)
+    assert str(refused[0]) == str(not_reached())
+
+
+def test_no_target_costs_no_call(world: World) -> None:
+    assert world.lookup.some([], world.in_seconds(10)) == []
+    assert world.teller.deliver([], world.in_seconds(10)) == []
+
+
+def until(world: World, *, seconds: float, publishing: bool = True) -> Until:
+    return Until(Medium.VIDEO, publishing, world.clock.wall() + seconds)
+
+
+@pytest.mark.parametrize(
+    ("says", "seconds", "outcome"),
+    [
+        (media("video"), 5, True),
+        (media("video"), -5, True),
+        (media(), 5, False),
+        (media(), -5, StreamStateTimeout),
+        (TargetNotFound("Unknown."), 5, False),
+        (TargetNotFound("Unknown."), -5, StreamStateTimeout),
+        (RtcUnavailable("Network."), 5, RtcUnavailable),
+        (RtcUnavailable("Network."), -5, StreamStateTimeout),
+        (RtcProtocolError("What?"), 5, RtcProtocolError),
+        (RtcProtocolError("What?"), -5, RtcProtocolError),
+    ],
+)
+def test_a_wait_ends_when_it_holds_or_its_time_is_past(
+    world: World, says: Any, seconds: float, outcome: type[StreamStateError] | Any
+) -> None:
+    world.rtc.say(ONE, says)
+    condition = until(world, seconds=seconds)
+
+    if isinstance(outcome, type):
+        with pytest.raises(outcome):
+            world.lookup.until(ONE, condition, world.in_seconds(10))
+    else:
+        state, holds = world.lookup.until(ONE, condition, world.in_seconds(10))
+        assert (state.target, holds) == (ONE, outcome)
+
+
+def test_who_is_unknown_is_not_known_to_be_off(world: World) -> None:
+    world.rtc.say(ONE, TargetNotFound("Unknown.", rtc_request_id="request-7"))
+
+    state, holds = world.lookup.until(ONE, until(world, seconds=5, publishing=False), world.in_seconds(10))
+
+    assert (holds, state.publishing, state.values["present"], state.rtc_request_id) == (False, None, False, "request-7")
+
+
+def test_a_wait_accepts_a_known_state(world: World) -> None:
+    world.rtc.say(ONE, media("video"))
+    world.lookup.one(ONE, world.in_seconds(10))
+
+    assert world.lookup.until(ONE, until(world, seconds=5), world.in_seconds(10), 60)[1] is True
+    assert len(world.rtc.calls) == 1
+
+
+def tell(world: World, target: Any = ONE) -> list[Any]:
+    results: list[Any] = world.teller.deliver(world.lookup.some([target], world.in_seconds(10)), world.in_seconds(10))
+    return results
+
+
+def test_what_is_told_is_written_first_and_marked_as_told_after(world: World, conforms: Conforms) -> None:
+    world.rtc.say(ONE, media("audio"))
+    steps: list[str] = []
+
+    def note(_: Mapping[str, Any]) -> bool:
+        known = world.known(ONE)
+        steps.append("sent what is known" if known and known.is_news else "sent what is told")
+        return False
+
+    world.queue.refuses = note
+    (result,) = tell(world)
+
+    (message,) = world.queue.messages
+    conforms("message", message)
+    assert steps == ["sent what is known"]
+    assert result == {**message, "message_id": "message-1"}
+    known = world.known(ONE)
+    assert known is not None
+    assert (known.is_news, known.told) == (False, known.state().values)
+
+
+def test_a_message_that_is_not_accepted_is_sent_again_with_the_same_id_by_who_observes_next(world: World) -> None:
+    world.rtc.say(ONE, media("audio"))
+    refused: list[Mapping[str, Any]] = []
+    world.queue.refuses = lambda message: refused.append(message) is None
+    (result,) = tell(world)
+    assert isinstance(result, DeliveryFailed)
+
+    world.clock.seconds += 5
+    world.queue.refuses = lambda message: False
+    tell(world)
+
+    assert [message["id"] for message in world.queue.messages] == [refused[0]["id"]]
+
+
+def test_a_message_that_could_not_be_marked_is_repeated_with_the_same_id(world: World, logs: io.StringIO) -> None:
+    """Given a crash or a failing table between sending and marking, then the news is repeated, not lost."""
+    world.rtc.say(ONE, media("audio"))
+    fails = aws_error("ProvisionedThroughputExceededException")
+    world.dynamodb.effects["update_item"] = iter([None, fails])
+
+    (first,) = tell(world)
+    world.clock.seconds += 5
+    (second,) = tell(world)
+    world.clock.seconds += 5
+    (third,) = tell(world)
+
+    assert first["id"] == second["id"] != third["id"]
+    assert (first["sequence"], first["changed"], first["previous"]) == (second["sequence"], second["changed"], None)
+    assert (third["changed"], third["sequence"], third["previous"]) == ([], second["sequence"], media("audio"))
+    assert "StateUnavailable" in logs.getvalue()
+
+
+def test_a_change_that_an_asker_saw_first_is_still_news_for_the_next_teller(world: World) -> None:
+    tell(world)
+    world.clock.seconds += 1
+    world.rtc.say(ONE, media("video"))
+    world.lookup.one(ONE, world.in_seconds(10))
+    world.lookup.some([ONE], world.in_seconds(10))
+    world.clock.seconds += 1
+
+    (message,) = tell(world)
+
+    assert (message["changed"], message["previous"]) == (["video", "present"], media())
+
+
+def test_of_several_only_what_was_sent_is_marked(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.rtc.say(THREE, TargetNotFound("Unknown."))
+    world.queue.refuses = lambda message: message["user_id"] == TWO.user_id
+
+    results = world.teller.deliver(world.lookup.some([ONE, TWO, THREE], world.in_seconds(10)), world.in_seconds(10))
+
+    assert [type(result) for result in results] == [dict, DeliveryFailed, TargetNotFound]
+    assert [known is not None and known.is_news for known in map(world.known, (ONE, TWO, THREE))] == [False, True, True]
+    assert metrics(capsys) == {"StatesDelivered": [1], "StateChanges": [1]}
+
+
+def test_a_problem_is_sent_without_counting_as_a_state(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.lookup.one(ONE, world.in_seconds(10))
+    known = world.known(ONE)
+    assert known is not None
+    nothing_new = replace(known, told=known.state().values, told_sequence=known.sequence)
+    problem = problem_message(TWO, RtcUnavailable("Network."), 0)
+
+    sent = world.teller.tell([Outgoing(problem, None), Outgoing(nothing_new.message("query", None), nothing_new)], 0)
+
+    assert sent == ["message-1", "message-2"]
+    assert metrics(capsys) == {"StatesDelivered": [1], "StateChanges": [0]}
+
+
+def test_an_error_among_several_names_its_target(conforms: Conforms) -> None:
+    problem = item(ONE, QuotaExceeded("No slot."))
+
+    conforms("problem", problem)
+    assert {name: problem[name] for name in ("app_id", "room_id", "user_id")} == ONE.as_dict()
+    assert item(ONE, {"type": "stream_state"}) == {"type": "stream_state"}
+
+
+def test_the_deadline_leaves_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup_module, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    context: Any = SimpleNamespace(get_remaining_time_in_millis=lambda: 10_000)
+
+    assert deadline(context, reserve_seconds=0.5) == 109.5
+
+
+def test_a_lookup_and_a_teller_are_made_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "eu-central-1")
+    environment = {
+        "RTC_APP_IDS": APP_ID,
+        "RTC_SECRET_ID": "keys",
+        "TABLE_NAME": "states",
+        "RESULTS_QUEUE_URL": "https://sqs.example/1/results",
+    }
+    settings = Settings.from_environment(environment)
+    table = StateTable.from_settings(settings)
+
+    assert isinstance(Lookup.from_settings(settings, table, "api"), Lookup)
+    assert isinstance(Teller.from_settings(settings, table), Teller)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import batched
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -21,12 +22,12 @@ from stream_state.errors import (
     TargetNotFound,
 )
 from stream_state.model import Known, StreamState, Target, Until
-from stream_state.observability import log_error, record
+from stream_state.observability import log_error, logger, record
 from stream_state.queue import ResultsQueue
 from stream_state.quota import Function
 from stream_state.rtc import MAX_CONCURRENCY, MIN_CALL_SECONDS, RtcClient
 from stream_state.settings import Settings
-from stream_state.table import StateTable
+from stream_state.table import MAX_BATCH_KEYS, StateTable
 
 TELLING_THREADS = 10
 
@@ -71,7 +72,10 @@ class Lookup:
         table: StateTable,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        *,
+        queries: bool = True,
     ) -> None:
+        self.queries = queries
         self._rtc = rtc
         self._table = table
         self._clock = clock
@@ -80,28 +84,37 @@ class Lookup:
     @classmethod
     def from_settings(cls, settings: Settings, table: StateTable, function: Function) -> Self:
         """A lookup as the settings describe it, for the function that is named in the limiter's metrics."""
-        return cls(RtcClient.from_settings(settings, function), table)
+        return cls(RtcClient.from_settings(settings, function), table, queries=settings.rtc_query == "on")
 
     def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> StreamState:
         """The state of a target, known for at most `max_age_seconds` or asked for now.
 
         `deadline` in monotonic seconds. Raises the errors of `RtcClient.stream_state`.
         """
-        if fresh := self._fresh([target], max_age_seconds):
+        if not self.queries:
+            outcome = self._from_table([target], nothing_known())[0]
+        elif fresh := self._fresh([target], max_age_seconds):
             return fresh[target].state()
-        answer = self._ask(target, deadline).answer
-        if isinstance(answer, StreamStateError):
-            raise answer
-        return answer
+        else:
+            outcome = self._ask(target, deadline)
+            if isinstance(outcome.answer, RtcActionRetired):
+                outcome = self._from_table([target], outcome.answer)[0]
+        if isinstance(outcome.answer, StreamStateError):
+            raise outcome.answer
+        return outcome.answer
 
     def some(self, targets: Sequence[Target], deadline: float, max_age_seconds: int = 0) -> list[Outcome]:
         """What came of each target, in the order asked; a target named twice costs one call."""
+        if not self.queries:
+            return self._from_table(targets, nothing_known())
         fresh = self._fresh(targets, max_age_seconds)
         asked = [target for target in dict.fromkeys(targets) if target not in fresh]
         outcomes = {target: Outcome(target, known.state(), known) for target, known in fresh.items()}
         outcomes |= {outcome.target: outcome for outcome in self.each(asked, deadline)}
         errors = (out.answer for out in outcomes.values() if isinstance(out.answer, StreamStateError))
         missing = next(filter(concerns_all, errors), None) or not_reached()
+        if isinstance(missing, RtcActionRetired):
+            outcomes |= {outcome.target: outcome for outcome in self._from_table(asked, missing)}
         return [outcomes.get(target) or Outcome(target, missing, missing) for target in targets]
 
     def until(
@@ -129,6 +142,10 @@ class Lookup:
 
         Ends early, leaving out the rest, when time is up, and after an error that would meet every other target too.
         """
+        if not self.queries:
+            for batch in batched(targets, MAX_BATCH_KEYS, strict=False):
+                yield from self._from_table(batch, nothing_known())
+            return
         done: SimpleQueue[Future[Outcome]] = SimpleQueue()
         halts: list[StreamStateError] = []
 
@@ -167,6 +184,15 @@ class Lookup:
         if isinstance(known, StateUnavailable):
             return Outcome(target, observed, known)
         return Outcome(target, known.state(observed.source, observed.rtc_request_id), known)
+
+    def _from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
+        """What is known of each target without asking; `missing` where nothing is."""
+        found = self._table.read(targets)
+        if isinstance(missing, RtcActionRetired):
+            record("RtcActionRetired")
+            logger.warning("The answer is what is known: Volcengine has withdrawn GetUserStreamState.")
+        known = {target: Outcome(target, found[target].state(), found[target]) for target in found}
+        return [known.get(target) or Outcome(target, missing, missing) for target in targets]
 
     def _not_found(self, target: Target, error: TargetNotFound) -> StreamState:
         at_ms = error.observed_at_ms or int(self._wall_clock() * 1000)
@@ -255,6 +281,11 @@ def concerns_all(answer: StreamState | StreamStateError) -> bool:
     if isinstance(answer, RtcAccessDenied):
         return not answer.concerns_one_app_id
     return isinstance(answer, CredentialsInvalid | CredentialsUnavailable | RtcActionRetired)
+
+
+def nothing_known() -> TargetNotFound:
+    """The error of a target of which nothing is known while no calls are made."""
+    return TargetNotFound("Nothing is known of the target, and RTC_QUERY is off: no event has told of it in 24 hours.")
 
 
 def not_reached() -> QuotaExceeded:

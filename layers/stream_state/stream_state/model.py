@@ -202,6 +202,12 @@ class Known:
     told_sequence: int = 0
     revision: int = 0
     was_observed_at_ms: int | None = None
+    has_changed: bool = False
+
+    @property
+    def corrects_event(self) -> bool:
+        """Whether the last merge changed what pushed events had told of before."""
+        return self.has_changed and bool({PRESENT, LEFT} & self.facts.keys())
 
     @property
     def is_news(self) -> bool:
@@ -230,9 +236,10 @@ class Known:
         }
         before = self.state()
         known = replace(self, facts=latest, revision=self.revision + 1, was_observed_at_ms=before.observed_at_ms)
-        if not self.sequence:
-            return replace(known, sequence=now_ms)
-        return replace(known, sequence=self.sequence + (known.state().values != before.values))
+        has_changed = known.state().values != before.values
+        return replace(
+            known, sequence=self.sequence + has_changed if self.sequence else now_ms, has_changed=has_changed
+        )
 
     def message(self, source: str, rtc_request_id: str | None) -> dict[str, Any]:
         """The queue message that tells what is known."""

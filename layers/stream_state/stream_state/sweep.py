@@ -132,6 +132,9 @@ class Sweep:
     def _watched(self, report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Sweep the watch list, once round at most; what failed is asked again by the next sweep."""
         watch_list = _WatchList(self._table, self._clock)
+        if not self._lookup.queries:
+            report.asking_ends()
+            return {**report.summary(remaining=0), "skipped": "RTC_QUERY is off"}
         if not watch_list.take():
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "another sweep of the watch list is under way"}
@@ -143,6 +146,8 @@ class Sweep:
                     no_slot += 1
                     continue
                 report.take(outcome)
+                if isinstance(outcome.known, Known) and outcome.known.corrects_event:
+                    record("StateDrift")
                 stalest_seconds = max(stalest_seconds, self._staleness_seconds(outcome, watch_list))
                 watch_list.done(outcome.target)
             report.asking_ends()

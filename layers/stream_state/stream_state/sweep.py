@@ -112,7 +112,7 @@ class Sweep:
         missing: StreamStateError = not_reached()
         for outcome in self._lookup.each(list(waiting), calls_deadline):
             if isinstance(outcome.answer, QuotaExceeded):
-                missing = outcome.answer
+                missing = missing if concerns_all(missing) else outcome.answer
                 continue
             del waiting[outcome.target]
             report.take(outcome)

@@ -109,6 +109,8 @@ class Service:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._server.close()
+        self._loop.run_until_complete(self._server.wait_closed())
+        self._loop.close()
 
 
 class Caller:

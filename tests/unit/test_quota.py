@@ -349,6 +349,20 @@ def test_waits_are_recorded_by_function(world: World, table: FakeTable, metrics:
     assert Counter(metric[0] for metric in metrics) == {"QuotaGranted": 2, "QuotaWait": 2}
 
 
+def test_a_slot_that_is_confirmed_late_is_let_go_once(world: World, table: FakeTable) -> None:
+    # Given a table that stalls for a moment
+    limiter = make_limiter(world, table)
+    stalls = iter([0.5, 0.001])
+    table._latency = lambda: next(stalls)
+    # Then the caller takes another slot
+    assert waits(world, limiter) == pytest.approx(0.501)
+    assert table.calls == {"write": 2}
+    # But if it is always slow, the next one serves
+    table._latency = lambda: 0.5
+    assert waits(world, limiter) == pytest.approx(1)
+    assert table.calls == {"write": 4}
+
+
 # Who comes first
 
 
@@ -466,18 +480,18 @@ def test_a_block_holds_no_slot_that_comes_too_late_for_its_thread(world: World, 
 
 def test_a_thread_gives_up_at_its_deadline_while_another_still_asks(world: World, table: FakeTable) -> None:
     limiter = make_limiter(world, table)
-    table._latency = lambda: 0.8
+    table._latency = lambda: 0.15
     errors: list[float] = []
 
     def impatient() -> None:
         with pytest.raises(QuotaExceeded):
-            limiter.acquire(0.5)
+            limiter.acquire(0.1)
         errors.append(world.now)
 
     world.run(lambda: limiter.acquire(FAR), impatient)
 
-    assert errors == [pytest.approx(0.5)]
-    assert waits(world, limiter) == pytest.approx(0.8)
+    assert errors == [pytest.approx(0.1)]
+    assert waits(world, limiter) == pytest.approx(0.15)
 
 
 def test_an_error_of_one_thread_does_not_stop_the_others(world: World, table: FakeTable) -> None:

@@ -16,6 +16,7 @@ from stream_state.errors import (
     StreamStateError,
     TargetNotFound,
 )
+from stream_state.lookup import Outcome
 from stream_state.model import Target
 from stream_state.sweep import MAX_FAILURES_SHOWN, SweepRequest
 from tests.unit.fakes import Clock, aws_error
@@ -168,3 +169,14 @@ def test_given_targets_whose_messages_are_not_accepted_make_the_sweep_fail(world
     known = world.known(ONE)
     assert known is not None
     assert known.is_news
+
+
+def test_why_asking_ended_is_told_of_all_that_were_not_reached_also_if_some_found_no_slot(world: World) -> None:
+    refusal, no_slot = CredentialsInvalid("No secret."), QuotaExceeded("No slot.")
+    outcomes = [Outcome(ONE, refusal, refusal), Outcome(TWO, no_slot, no_slot)]
+    world.lookup.each = lambda asked, deadline: iter(outcomes)
+
+    run(world, given(ONE, TWO, THREE))
+
+    problems = {message["user_id"]: message["problem"]["error"] for message in world.queue.messages}
+    assert problems[THREE.user_id] == "CredentialsInvalid"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stream_state.errors import DeliveryFailed, InvalidTarget, StateUnavailable, StreamStateError, TargetNotFound
-from stream_state.model import Target
+from stream_state.model import StreamState, Target
 from stream_state.sweep import SweepRequest
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import APP_ID, EVENTS, Context, World, every_error, metrics, targets
@@ -137,14 +137,21 @@ def test_messages_that_are_not_accepted_and_a_table_that_fails_are_raised_by_nam
 
 @pytest.mark.parametrize(("remaining_ms", "asking_seconds"), [(300_000, 270), (20_000, 18)])
 def test_some_of_the_time_is_kept_to_tell_what_was_not_reached(
-    world: World, invoke: Callable[..., Any], remaining_ms: int, asking_seconds: float
+    world: World,
+    invoke: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    remaining_ms: int,
+    asking_seconds: float,
 ) -> None:
     started = world.clock.seconds
     deadlines: list[float] = []
     ask = world.rtc.stream_state
-    world.rtc.stream_state = lambda target, deadline, before: (
-        deadlines.append(deadline) or ask(target, deadline, before)
-    )  # type: ignore[assignment, method-assign]  # one test's
+
+    def note(target: Target, deadline: float, before_call: Callable[[], None]) -> StreamState:
+        deadlines.append(deadline)
+        return ask(target, deadline, before_call)
+
+    monkeypatch.setattr(world.rtc, "stream_state", note)
 
     invoke(IDS, remaining_ms=remaining_ms)
 

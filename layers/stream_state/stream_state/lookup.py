@@ -245,18 +245,21 @@ class Teller:
 
     def deliver(self, outcomes: Sequence[Outcome], deadline: float) -> list[Result]:
         """Send the answers; for each outcome the message with SQS's `message_id`, or why there is none."""
-        results: list[Result] = []
-        sending: dict[int, Outgoing] = {}
-        for index, outcome in enumerate(outcomes):
-            outgoing = outcome.outgoing()
-            if isinstance(outcome.answer, StreamState) and isinstance(outgoing, Outgoing):
-                sending[index] = outgoing
-            failed = outcome.answer if isinstance(outcome.answer, StreamStateError) else outgoing
-            results.append(failed if isinstance(failed, StreamStateError) else {})
-        for index, sent in zip(sending, self.tell(list(sending.values()), deadline), strict=True):
-            message = sending[index].message
-            results[index] = {**message, "message_id": sent} if isinstance(sent, str) else sent
-        return results
+        sendable = {
+            outcome.target: outgoing
+            for outcome in outcomes
+            if isinstance(outcome.answer, StreamState) and isinstance(outgoing := outcome.outgoing(), Outgoing)
+        }
+        sent = dict(zip(sendable, self.tell(list(sendable.values()), deadline), strict=True))
+        return [
+            self._delivered(outcome, sendable.get(outcome.target), sent.get(outcome.target)) for outcome in outcomes
+        ]
+
+    def _delivered(self, outcome: Outcome, outgoing: Outgoing | None, sent: str | DeliveryFailed | None) -> Result:
+        if outgoing and isinstance(sent, str):
+            return {**outgoing.message, "message_id": sent}
+        errors = (sent, outcome.answer, outcome.known)
+        return next(error for error in errors if isinstance(error, StreamStateError))
 
     def _mark(self, known: Known) -> None:
         try:

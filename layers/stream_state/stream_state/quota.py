@@ -28,6 +28,8 @@ LOOK_SECONDS = 1
 # The longest pause between two questions of one caller, so that it notices a hold that was lifted.
 MAX_PAUSE_SECONDS = 5
 _OUTAGE_US = 5_000_000
+# A slot that the table confirms so late would crowd those of the next second: another one is asked for, once.
+_LATE_US = 200_000
 THROTTLED_SECONDS = 0.2
 # Slots that a sweep leaves to others after one of its own: more after a denial, fewer after a grant at first try.
 MAX_YIELD_SLOTS, YIELD_STEP_SLOTS, YIELD_FACTOR = 64, 0.5, 0.7
@@ -170,13 +172,18 @@ class TableLimiter:
     def acquire(self, deadline: float) -> None:
         """See `Limiter`; refuses at once, but a sweep only when its deadline has come."""
         started = self._clock()
+        was_late = False
         while not (self._may_go_local and self._now_us() < self._down_until_us):
             caller = _Caller(self._now_us() + math.ceil((deadline - self._clock()) * 1_000_000))
             self._queue_up(caller)
             if caller.refusal:
                 record("QuotaDenied")
                 raise caller.refusal
-            if caller.slot_us is not None and self._reach(caller.slot_us):
+            if caller.slot_us is None:
+                continue
+            if not was_late and self._now_us() - caller.slot_us > _LATE_US:
+                was_late = True
+            elif self._reach(caller.slot_us):
                 record("QuotaGranted")
                 break
         else:

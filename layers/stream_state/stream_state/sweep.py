@@ -1,11 +1,8 @@
 """Many targets, one after another at the rate of the limit, each told to the queue."""
 
-import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Event, Lock, Thread
 from typing import Any, Self
 
 from stream_state.errors import DeliveryFailed, QuotaExceeded, StateUnavailable, StreamStateError
@@ -14,13 +11,12 @@ from stream_state.model import Known, Target, parse_targets, problem_message
 from stream_state.observability import log_error, logger, record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
-from stream_state.table import LEASE_SECONDS, PAGE_ITEMS, StateTable, Watch
+from stream_state.table import StateTable
 from stream_state.validation import invalid, parse_json, parse_object
+from stream_state.watch_list import WatchList
 
 MAX_TARGETS = 5_000
 MAX_FAILURES_SHOWN = 20
-# How often the lease is renewed at least.
-KEEP_SECONDS = LEASE_SECONDS / 4
 EMIT = ("all", "changes")
 _SCHEDULERS = ("aws.scheduler", "aws.events")
 
@@ -112,7 +108,7 @@ class Sweep:
         missing: StreamStateError = not_reached()
         for outcome in self._lookup.each(list(waiting), calls_deadline):
             if isinstance(outcome.answer, QuotaExceeded):
-                missing = outcome.answer
+                missing = missing if concerns_all(missing) else outcome.answer
                 continue
             del waiting[outcome.target]
             report.take(outcome)
@@ -131,7 +127,7 @@ class Sweep:
 
     def _watched(self, report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Sweep the watch list, once round at most; what failed is asked again by the next sweep."""
-        watch_list = _WatchList(self._table, self._clock)
+        watch_list = WatchList(self._table, self._clock)
         if not self._lookup.queries:
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "RTC_QUERY is off"}
@@ -159,7 +155,7 @@ class Sweep:
             record("StalestState", stalest_seconds, "Seconds")
         return report.summary(remaining=max(remaining, 0))
 
-    def _staleness_seconds(self, outcome: Outcome, watch_list: "_WatchList") -> float:
+    def _staleness_seconds(self, outcome: Outcome, watch_list: WatchList) -> float:
         """How old what was known of a watched target had become, counted from its watch if nothing was."""
         watched_ms = watch_list.watched_at(outcome.target) * 1000
         if isinstance(outcome.known, Known):
@@ -250,88 +246,3 @@ class _Report:
         log_error(error, target)
         if len(self._failures) < MAX_FAILURES_SHOWN:
             self._failures.append({**target.as_dict(), "problem": error.problem()})
-
-
-class _WatchList:
-    """The watched targets from the stored cursor once round, under the lease."""
-
-    def __init__(self, table: StateTable, clock: Callable[[], float]) -> None:
-        self._table = table
-        self._clock = clock
-        self._token = secrets.token_hex(8)
-        self._cursor: str | None = None
-        self._kept_at = clock()
-        self._done_since_kept = 0
-        self._lock = Lock()
-        self._keeper = Thread(target=self._keep_on, daemon=True)
-        self._ending = Event()
-        self._order: deque[Watch] = deque()
-        self._under_way: dict[Target, Watch] = {}
-        self.ended = False
-
-    def take(self) -> bool:
-        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
-        self._kept_at = self._clock()
-        taken, self._cursor = self._table.take_lease(self._token)
-        if taken:
-            self._keeper.start()
-        return taken
-
-    def targets(self) -> Iterator[Target]:
-        """The targets after the cursor, then those before it; ends early if the lease is lost."""
-        start = self._cursor
-        parts = [(start, None), (None, start)] if start else [(None, None)]
-        for first, last in parts:
-            after: str | None = first
-            while True:
-                page = self._table.watches(after, last)
-                for watch in page.entries:
-                    if self._clock() - self._kept_at > LEASE_SECONDS:
-                        logger.warning("The sweep lost the lease of the watch list, and ends.")
-                        return
-                    self._order.append(watch)
-                    self._under_way[watch.target] = watch
-                    yield watch.target
-                after = page.next_key
-                if after is None:
-                    break
-        self.ended = True
-
-    def watched_at(self, target: Target) -> int:
-        """Since when a target under way is watched, in seconds since 1970."""
-        return self._under_way[target].watched_at
-
-    def done(self, target: Target) -> None:
-        """Move the cursor past the targets that are done without a gap, and store it after every page."""
-        del self._under_way[target]
-        self._done_since_kept += 1
-        while self._order and self._order[0].target not in self._under_way:
-            self._cursor = self._order.popleft().key
-        self._keep_if_due()
-
-    def release(self) -> None:
-        """Store the cursor and let go of the lease."""
-        self._ending.set()
-        self._keeper.join()
-        self._keep(release=True)
-
-    def _keep_on(self) -> None:
-        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
-        while not self._ending.wait(KEEP_SECONDS / 2):
-            self._keep_if_due()
-
-    def _keep_if_due(self) -> None:
-        with self._lock:
-            if self._done_since_kept >= PAGE_ITEMS or self._clock() - self._kept_at >= KEEP_SECONDS:
-                self._keep()
-
-    def _keep(self, *, release: bool = False) -> None:
-        now = self._clock()
-        try:
-            kept = self._table.keep_lease(self._token, self._cursor, release=release)
-        except StateUnavailable as error:
-            # The lease lasts a while yet: the next try may succeed.
-            log_error(error)
-            return
-        self._kept_at = now if kept else float("-inf")
-        self._done_since_kept = 0

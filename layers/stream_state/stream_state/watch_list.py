@@ -1,0 +1,99 @@
+"""The way of a sweep through the watch list: under a lease, from the stored cursor, once round."""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+from threading import Event, Lock, Thread
+
+from stream_state.errors import StateUnavailable
+from stream_state.model import Target
+from stream_state.observability import log_error, logger
+from stream_state.table import LEASE_SECONDS, PAGE_ITEMS, StateTable, Watch
+
+# How often the lease is renewed at least.
+KEEP_SECONDS = LEASE_SECONDS / 4
+
+
+class WatchList:
+    """The watched targets from the stored cursor once round, under the lease."""
+
+    def __init__(self, table: StateTable, clock: Callable[[], float]) -> None:
+        self._table = table
+        self._clock = clock
+        self._token = secrets.token_hex(8)
+        self._cursor: str | None = None
+        self._kept_at = clock()
+        self._done_since_kept = 0
+        self._lock = Lock()
+        self._keeper = Thread(target=self._keep_on, daemon=True)
+        self._ending = Event()
+        self._order: deque[Watch] = deque()
+        self._under_way: dict[Target, Watch] = {}
+        self.ended = False
+
+    def take(self) -> bool:
+        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
+        self._kept_at = self._clock()
+        taken, self._cursor = self._table.take_lease(self._token)
+        if taken:
+            self._keeper.start()
+        return taken
+
+    def targets(self) -> Iterator[Target]:
+        """The targets after the cursor, then those before it; ends early if the lease is lost."""
+        start = self._cursor
+        parts = [(start, None), (None, start)] if start else [(None, None)]
+        for first, last in parts:
+            after: str | None = first
+            while True:
+                page = self._table.watches(after, last)
+                for watch in page.entries:
+                    if self._clock() - self._kept_at > LEASE_SECONDS:
+                        logger.warning("The sweep lost the lease of the watch list, and ends.")
+                        return
+                    self._order.append(watch)
+                    self._under_way[watch.target] = watch
+                    yield watch.target
+                after = page.next_key
+                if after is None:
+                    break
+        self.ended = True
+
+    def watched_at(self, target: Target) -> int:
+        """Since when a target under way is watched, in seconds since 1970."""
+        return self._under_way[target].watched_at
+
+    def done(self, target: Target) -> None:
+        """Move the cursor past the targets that are done without a gap, and store it after every page."""
+        del self._under_way[target]
+        self._done_since_kept += 1
+        while self._order and self._order[0].target not in self._under_way:
+            self._cursor = self._order.popleft().key
+        self._keep_if_due()
+
+    def release(self) -> None:
+        """Store the cursor and let go of the lease."""
+        self._ending.set()
+        self._keeper.join()
+        self._keep(release=True)
+
+    def _keep_on(self) -> None:
+        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
+        while not self._ending.wait(KEEP_SECONDS / 2):
+            self._keep_if_due()
+
+    def _keep_if_due(self) -> None:
+        with self._lock:
+            if self._done_since_kept >= PAGE_ITEMS or self._clock() - self._kept_at >= KEEP_SECONDS:
+                self._keep()
+
+    def _keep(self, *, release: bool = False) -> None:
+        now = self._clock()
+        try:
+            kept = self._table.keep_lease(self._token, self._cursor, release=release)
+        except StateUnavailable as error:
+            # The lease lasts a while yet: the next try may succeed.
+            log_error(error)
+            return
+        self._kept_at = now if kept else float("-inf")
+        self._done_since_kept = 0

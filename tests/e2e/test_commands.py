@@ -1,0 +1,134 @@
+"""The commands of the Makefile: `make run`, `make serve` and `make query`, as a stranger's machine runs them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.http import Http
+from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
+from tests.sandbox.stack import REPOSITORY
+
+COMMAND = [sys.executable, "-m", "tests.sandbox"]
+SETTINGS = {
+    "VOLCENGINE_ACCESS_KEY": KEYS.access_key_id,
+    "VOLCENGINE_SECRET_KEY": KEYS.secret_access_key,
+    "RTC_APP_IDS": APP_ID,
+}
+TARGET = ["--room-id=class-1", "--user-id=teacher"]
+
+
+@pytest.fixture
+def environment_of(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment without settings, in which every temporary file lies in a folder of its own."""
+    yield {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    # Nothing that was started is left, neither file nor process: each of them names that folder in its environment.
+    assert list(tmp_path.iterdir()) == []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            assert str(tmp_path).encode() not in environ.read_bytes()
+        except OSError:
+            continue
+
+
+def tree() -> dict[str, tuple[int, int]]:
+    """Size and time of every file of the repository that is not bytecode or another tool's memory."""
+    found = {}
+    for folder, folders, files in os.walk(REPOSITORY):
+        folders[:] = [name for name in folders if name != "__pycache__" and (name[0] != "." or name == ".aws-sam")]
+        for name in files:
+            status = (Path(folder) / name).stat()
+            found[f"{folder}/{name}"] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def sandbox_command(environment: dict[str, str], *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=REPOSITORY,
+        env={**environment, **more},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) -> None:
+    before = tree()
+
+    done = sandbox_command(environment_of, "run")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "were what they must be" in done.stdout
+    for file in (REPOSITORY / "events").glob("*/*.json"):
+        assert f"events/{file.parent.name}/{file.name}" in done.stdout
+    assert tree() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str], number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "serve"],
+        cwd=REPOSITORY,
+        env=environment_of,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        assert serving.stdout
+        assert serving.stderr
+        lines = []
+        for line in serving.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        address = re.search(r"HTTP API +(http://127\.0\.0\.1:[0-9]+)", "".join(lines))
+        assert address
+        reply = Http(address[1]).get("/rooms/class-1/users/teacher/stream-state")
+        serving.send_signal(number)
+        rest, errors = serving.stdout.read(), serving.stderr.read()
+
+    assert (reply.status, reply.body["media"]["audio"]) == (200, True)
+    assert (serving.returncode, rest.strip(), errors) == (0, "Stopped.", "")
+
+
+@pytest.mark.parametrize("missing", [*SETTINGS, "all"])
+def test_query_without_keys_says_what_to_set(environment_of: dict[str, str], missing: str) -> None:
+    given = {name: value for name, value in SETTINGS.items() if missing not in (name, "all")}
+
+    done = sandbox_command(environment_of, "query", *TARGET, **given)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    for name in SETTINGS:
+        assert name in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("keys", "user", "code", "told"),
+    [
+        (KEYS, "teacher", 0, {"type": "stream_state", "publishing": True}),
+        (KEYS, "nobody", 1, {"error": "TargetNotFound"}),
+        (KEYS, "a b", 1, {"error": "InvalidTarget"}),
+        (Keys(KEYS.access_key_id, "other"), "teacher", 1, {"error": "RtcAccessDenied"}),
+    ],
+    ids=["known", "unknown", "illegal", "wrong key"],
+)
+def test_query_asks_the_service_that_is_set(
+    environment_of: dict[str, str], keys: Keys, user: str, code: int, told: dict[str, object]
+) -> None:
+    with Simulator() as simulator:
+        simulator.publish("class-1", "teacher", "Audio")
+        given = {**SETTINGS, "VOLCENGINE_SECRET_KEY": keys.secret_access_key, "RTC_ENDPOINT": simulator.url}
+
+        done = sandbox_command(environment_of, "query", TARGET[0], f"--user-id={user}", **given)
+
+    assert done.returncode == code
+    assert told.items() <= json.loads(done.stdout).items()
+    assert keys.secret_access_key not in done.stdout + done.stderr

@@ -26,7 +26,6 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
 
 import boto3  # noqa: E402 - after the path to the package
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # noqa: E402 - as above
 
 from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
 from stream_state.quota import Function, TableLimiter  # noqa: E402 - as above
@@ -176,6 +175,9 @@ def _work(course: Course, function: Function, table_url: str, port: int, start: 
 
 
 def _serve_table(urls: Any) -> None:
+    # Imported here because it takes long, and the processes that call must not need it.
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
     os.environ.update(AWS)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -74,10 +74,10 @@ def soon() -> float:
     return time.monotonic() + 30
 
 
-def use_every_way_in(stack: Stack) -> Outcome:
+def use_every_way_in(stack: Stack, max_age_seconds: int = 0) -> Outcome:
     lookup, teller, sweep = stack.lookup(), stack.teller(), stack.sweep()
     return Outcome(
-        lookup=[attempt(lambda target=target: lookup.one(target, soon(), 1)) for target in TARGETS],
+        lookup=[attempt(lambda target=target: lookup.one(target, soon(), max_age_seconds)) for target in TARGETS],
         task=attempt(lambda: teller.deliver(lookup.some(TARGETS, soon()), soon())),
         given=attempt(lambda: sweep.run(GIVEN, soon(), soon())),
         watched=attempt(lambda: sweep.run(WATCHED, soon(), soon())),
@@ -148,7 +148,7 @@ def make_fail(stack: Stack, step: str, how: str) -> None:
 def test_a_step_that_fails_loses_nothing(room: Stack, step: str, how: str) -> None:
     make_fail(room, step, how)
 
-    outcome = use_every_way_in(room)
+    outcome = use_every_way_in(room, 60 if step == "read what is young enough" else 0)
 
     # Who asks has an answer whenever the vendor gave one.
     for target, answer in zip(TARGETS, outcome.lookup, strict=True):

@@ -44,8 +44,10 @@ def dynamodb(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     client.close()
 
 
-def make_limiter(function: Function = "api", mode: str = "closed", qps: int = 50, burst: int = 5) -> TableLimiter:
-    environment = {"RTC_APP_IDS": "app", "TABLE_NAME": TABLE, "QUOTA_FAILURE_MODE": mode}
+def make_limiter(
+    function: Function = "api", mode: str = "closed", qps: int = 50, burst: int = 5, table: str = TABLE
+) -> TableLimiter:
+    environment = {"RTC_APP_IDS": "app", "TABLE_NAME": table, "QUOTA_FAILURE_MODE": mode}
     return TableLimiter.from_settings(
         Settings.from_environment(environment | {"RTC_QPS": str(qps), "RTC_BURST": str(burst)}), function
     )
@@ -120,12 +122,11 @@ def test_without_the_table_calls_are_refused_or_go_on_at_a_tenth(
 ) -> None:
     if broken == "no server":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    else:
-        monkeypatch.setattr(f"{__name__}.TABLE", "missing")
+    table = "missing" if broken == "no table" else TABLE
 
     with pytest.raises(QuotaExceeded, match="does not answer"):
-        make_limiter().acquire(monotonic() + 5)
-    make_limiter(mode="open").acquire(monotonic() + 5)
+        make_limiter(table=table).acquire(monotonic() + 5)
+    make_limiter(mode="open", table=table).acquire(monotonic() + 5)
 
 
 def test_many_processes_share_one_limit() -> None:

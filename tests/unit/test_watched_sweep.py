@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stream_state import lookup as lookup_module
-from stream_state import sweep as sweep_module
+from stream_state import watch_list as watch_list_module
 from stream_state.errors import (
     CredentialsInvalid,
     QuotaExceeded,
@@ -212,7 +212,7 @@ class Ticks:
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> Ticks:
     ticks = Ticks()
-    monkeypatch.setattr(sweep_module, "Event", lambda: ticks)
+    monkeypatch.setattr(watch_list_module, "Event", lambda: ticks)
     return ticks
 
 

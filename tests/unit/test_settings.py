@@ -21,6 +21,10 @@ def test_only_the_app_ids_must_be_set() -> None:
         quota_failure_mode="closed",
         table_name="",
         results_queue_url="",
+        rtc_query="on",
+        rtc_callback_secret_id="",
+        callback_retry_queue_url="",
+        auto_watch=False,
     )
 
 
@@ -39,6 +43,10 @@ def test_all_of_it_can_be_set_and_blanks_do_not_count() -> None:
             "QUOTA_FAILURE_MODE": "open",
             "TABLE_NAME": "states",
             "RESULTS_QUEUE_URL": "https://queue",
+            "RTC_QUERY": "off",
+            "RTC_CALLBACK_SECRET_ID": "arn:callback-key",
+            "CALLBACK_RETRY_QUEUE_URL": "https://retry",
+            "AUTO_WATCH": "true",
         }
     )
 
@@ -49,6 +57,9 @@ def test_all_of_it_can_be_set_and_blanks_do_not_count() -> None:
     assert (settings.rtc_connect_timeout_seconds, settings.rtc_read_timeout_seconds) == (0.5, 3)
     assert (settings.secret_max_age_seconds, settings.table_name) == (0, "states")
     assert settings.results_queue_url == "https://queue"
+    assert (settings.rtc_query, settings.auto_watch) == ("off", True)
+    assert settings.rtc_callback_secret_id == "arn:callback-key"
+    assert settings.callback_retry_queue_url == "https://retry"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +109,8 @@ def test_an_endpoint_is_https_or_loopback(address: str, endpoint: str) -> None:
         ("RTC_READ_TIMEOUT", "-1", "must be a number"),
         ("SECRET_MAX_AGE", "-1", "must be a number"),
         ("QUOTA_FAILURE_MODE", "ajar", "must be closed or open"),
+        ("RTC_QUERY", "true", "must be on or off"),
+        ("AUTO_WATCH", "yes", "must be true or false"),
     ],
 )
 def test_a_wrong_variable_is_named_with_the_rule_it_breaks(name: str, value: str, complaint: str) -> None:

@@ -98,7 +98,9 @@ def test_reads_to_merge_are_consistent_and_a_race_costs_one_more_write_only(memo
     observed(memory, TARGET)
 
     reads = [parameters for name, parameters in memory.dynamodb.made if name == "get_item"]
-    assert [parameters["ConsistentRead"] for parameters in reads] == [True, True]
+    assert [parameters["ConsistentRead"] for parameters in reads] == [True] * 4
+    # Of the target, and of the room, which may have ended before anything was known of the target.
+    assert [parameters["Key"]["sk"]["S"] for parameters in reads] == [TARGET.user_id, "room"] * 2
     assert memory.dynamodb.count("update_item") == 3
 
 

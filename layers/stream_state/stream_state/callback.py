@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from itertools import batched
 from typing import Self
 
 from stream_state.credentials import CallbackKeys
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.lookup import Outgoing, Teller
-from stream_state.model import LEFT, PRESENT, Fact, Medium, StreamState, Target
+from stream_state.model import LEFT, PRESENT, Fact, Known, Medium, StreamState, Target
 from stream_state.observability import record
+from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
 from stream_state.table import DEFAULT_WATCH_SECONDS, STATE_LIFE_SECONDS, StateTable
 from stream_state.validation import invalid, parse_id, parse_json
 
 MAX_AHEAD_SECONDS = 900
+# The dimension of `CallbackRefused` by the HTTP status of the refusal.
+REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large"}
 # How often a signature that fits no key may have the secret read anew: a rotation is seen, an attacker costs little.
 KEYS_REREAD_SECONDS = 10
 _SIGNED = ("EventType", "EventData", "EventTime", "EventId", "AppId", "Version", "Nonce")
@@ -59,6 +63,7 @@ class Callback:
         *,
         auto_watch: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
         self._table = table
@@ -66,11 +71,12 @@ class Callback:
         self._app_ids = app_ids
         self._auto_watch = auto_watch
         self._clock = clock
+        self._wall_clock = wall_clock
         self._keys_read_at = float("-inf")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """A callback as the settings describe it, with time-outs that fit the vendor's five seconds."""
+        """A callback as the settings describe it, with short time-outs: the vendor waits for five seconds only."""
         table = StateTable.from_settings(settings, timeout_seconds=0.6, tries=2)
         teller = Teller.from_settings(settings, table, timeout_seconds=1)
         return cls(
@@ -86,22 +92,25 @@ class Callback:
         """
         event = self._read(text, arrived_at_ms)
         record("CallbackEvents")
-        if event is None or event.at_ms <= arrived_at_ms - STATE_LIFE_SECONDS * 1000:
+        # What was newer than such an event may be forgotten by now, even if the event itself waited in the queue.
+        if event is None or event.at_ms <= (self._wall_clock() - STATE_LIFE_SECONDS) * 1000:
             return True
-        for target in self._targets(event):
-            if self._clock() > deadline:
+        if event.user_id is not None:
+            self._merge([Target(event.app_id, event.room_id, event.user_id)], event, deadline)
+            return True
+        self._table.end_room(event.app_id, event.room_id, event.facts)
+        for index, targets in enumerate(batched(self._not_yet_off(event), MAX_BATCH_ENTRIES, strict=False)):
+            # Some are done in any case, so that tries that begin late get on too.
+            if index and self._clock() > deadline:
                 return False
-            self._merge(target, event, deadline)
+            self._merge(targets, event, deadline)
         return True
 
-    def _targets(self, event: Event) -> Iterator[Target]:
-        """The user of the event; at the end of a room those of its users who are not yet off."""
-        if event.user_id is not None:
-            yield Target(event.app_id, event.room_id, event.user_id)
-            return
+    def _not_yet_off(self, event: Event) -> Iterator[Target]:
+        """The users of the room that ended who are not yet off, or of whom the queue was not told yet."""
         after: str | None = None
         while True:
-            page = self._table.room(event.app_id, event.room_id, after)
+            page = self._table.room(event.app_id, event.room_id, after, consistent=True)
             for known in page.entries:
                 if known.is_news or known.merged(event.facts, event.at_ms).facts != known.facts:
                     yield known.target
@@ -109,40 +118,49 @@ class Callback:
             if after is None:
                 return
 
-    def _merge(self, target: Target, event: Event, deadline: float) -> None:
-        state = StreamState(target, event.facts, "callback")
-        known = self._table.observe(state)
-        if self._auto_watch and event.kind in _JOINS:
-            self._table.watch([target], DEFAULT_WATCH_SECONDS)
-        if self._auto_watch and (event.kind in _LEAVES or event.kind == _ROOM_ENDS):
-            self._table.unwatch(target)
-        if known.is_news:
-            (outcome,) = self._teller.tell([Outgoing(known.message("callback", None), known)], deadline)
+    def _merge(self, targets: Sequence[Target], event: Event, deadline: float) -> None:
+        news = []
+        for target in targets:
+            known = self._table.observe(StreamState(target, event.facts, "callback"))
+            if self._auto_watch and event.kind in _JOINS | _LEAVES | {_ROOM_ENDS}:
+                self._watch(known)
+            if known.is_news:
+                news.append(Outgoing(known.message("callback", None), known))
+        for outcome in self._teller.tell(news, deadline) if news else ():
             if isinstance(outcome, StreamStateError):
                 raise outcome
+
+    def _watch(self, known: Known) -> None:
+        """Watch who is present: what is known decides, since a join may arrive after the leave that followed it."""
+        if known.state().values[PRESENT]:
+            self._table.watch([known.target], DEFAULT_WATCH_SECONDS)
+        else:
+            self._table.unwatch(known.target)
 
     def _read(self, text: str | bytes, arrived_at_ms: int) -> Event | None:
         """The event in the text; None for one that is of no interest here."""
         try:
             body = parse_json(text)
         except ValueError:
-            raise _refused("malformed", "the body must be JSON in which no name is given twice") from None
+            raise _refused("the body must be JSON in which no name is given twice") from None
         names = (*_SIGNED, "Signature")
         if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
-            raise _refused("malformed", f"the body must be an object with the texts {', '.join(names)}")
+            raise _refused(f"the body must be an object with the texts {', '.join(names)}")
         fields: dict[str, str] = {name: body[name] for name in names}
         if not self._is_signed(fields):
-            raise _refused("signature", "the signature fits no callback key", HTTPStatus.UNAUTHORIZED)
+            raise _refused("the signature fits no callback key", HTTPStatus.UNAUTHORIZED)
         if fields["AppId"] not in self._app_ids:
-            raise _refused("app_id", "the AppId is not one of RtcAppIds", HTTPStatus.FORBIDDEN)
+            raise _refused("the AppId is not one of RtcAppIds", HTTPStatus.FORBIDDEN)
         kind = fields["EventType"]
         stream = _STREAM.fullmatch(kind)
         if not stream and kind not in _JOINS | _LEAVES | {_ROOM_ENDS}:
             return None
         try:
             return _event(kind, stream, fields, arrived_at_ms)
-        except (InvalidTarget, ValueError) as error:
-            raise _refused("malformed", f"EventData is not as expected: {error}") from None
+        except InvalidTarget as error:
+            raise _refused(f"EventData is not as expected: {error}") from None
+        except ValueError:
+            raise _refused("EventData must be JSON, with a Timestamp in milliseconds, else an EventTime") from None
 
     def _is_signed(self, fields: Mapping[str, str]) -> bool:
         keys = self._keys.keys()
@@ -199,6 +217,5 @@ def _time_ms(timestamp: object, event_time: str) -> int:
     return int(parsed.timestamp() * 1000)
 
 
-def _refused(reason: str, why: str, status: int = HTTPStatus.BAD_REQUEST) -> InvalidTarget:
-    record("CallbackRefused", reason=reason)
+def _refused(why: str, status: int = HTTPStatus.BAD_REQUEST) -> InvalidTarget:
     return InvalidTarget(f"The event is not accepted: {why}.", status=status)

@@ -52,7 +52,7 @@ class Request:
     def event_text(self) -> str:
         """The body of a pushed event, which is JSON by its content type."""
         headers = {name.lower(): value for name, value in (self._event.get("headers") or {}).items()}
-        if "json" not in headers.get("content-type", "json"):
+        if "json" not in headers.get("content-type", "json").lower():
             raise invalid("the body", "must be of the content type application/json")
         try:
             return self._body()

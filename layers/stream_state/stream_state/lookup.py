@@ -142,10 +142,12 @@ class Lookup:
 
         Ends early, leaving out the rest, when time is up, and after an error that would meet every other target too.
         """
-        if not self.queries:
-            for batch in batched(targets, MAX_BATCH_KEYS, strict=False):
-                yield from self._from_table(batch, nothing_known())
-            return
+        if self.queries:
+            return self._ask_each(targets, deadline)
+        batches = batched(targets, MAX_BATCH_KEYS, strict=False)
+        return (outcome for batch in batches for outcome in self._from_table(batch, nothing_known()))
+
+    def _ask_each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome]:
         done: SimpleQueue[Future[Outcome]] = SimpleQueue()
         halts: list[StreamStateError] = []
 
@@ -190,7 +192,8 @@ class Lookup:
         found = self._table.read(targets)
         if isinstance(missing, RtcActionRetired):
             record("RtcActionRetired")
-            logger.warning("The answer is what is known: Volcengine has withdrawn GetUserStreamState.")
+            if found:
+                logger.warning("The answer is what is known: Volcengine has withdrawn GetUserStreamState.")
         known = {target: Outcome(target, found[target].state(), found[target]) for target in found}
         return [known.get(target) or Outcome(target, missing, missing) for target in targets]
 

@@ -12,6 +12,9 @@ from stream_state.validation import invalid, parse_app_id, parse_id, parse_objec
 
 MESSAGE_VERSION = "1"
 UNTIL_LIMIT_SECONDS = 31_536_000
+INTERVAL_LIMIT_SECONDS = 3600
+# An execution of Step Functions has 25,000 events at most, of which a round takes up to 12.
+MAX_ROUNDS = 2000
 
 
 class Medium(StrEnum):
@@ -159,14 +162,23 @@ class Until:
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """The condition in an event's `until`. Raises `InvalidTarget`."""
-        fields = parse_object(value, {"medium", "publishing", "started_at", "timeout_seconds"}, "until")
+        """The condition in an event's `until`, with the interval at which it is asked if that is given.
+
+        Raises `InvalidTarget`, also if the time holds too many intervals.
+        """
+        names = {"medium", "publishing", "started_at", "timeout_seconds", "interval_seconds"}
+        fields = parse_object(value, names, "until")
         medium, publishing = fields.get("medium"), fields.get("publishing")
         if "medium" in fields and medium not in tuple(Medium):
             raise invalid("until.medium", f"must be one of {', '.join(Medium)}")
         if not isinstance(publishing, bool):
             raise invalid("until.publishing", "must be true or false")
         seconds = parse_whole_number(fields.get("timeout_seconds"), "until.timeout_seconds", 1, UNTIL_LIMIT_SECONDS)
+        if "interval_seconds" in fields:
+            name = "until.interval_seconds"
+            interval = parse_whole_number(fields["interval_seconds"], name, 1, INTERVAL_LIMIT_SECONDS)
+            if seconds > interval * MAX_ROUNDS:
+                raise invalid(name, f"must be longer: timeout_seconds holds more than {MAX_ROUNDS} of it")
         try:
             started = datetime.fromisoformat(fields.get("started_at"))  # type: ignore[arg-type]  # TypeError is caught
         except (TypeError, ValueError):
@@ -192,7 +204,8 @@ class Known:
 
     `sequence` grows by one with each change of the known values. It starts with the time in milliseconds, so that it
     does not go back when an item has expired and is made anew. `revision` counts the writes; 0: not written yet.
-    `was_observed_at_ms` is the age of what was known before the last merge.
+    `was_observed_at_ms` is the age of what was known before the last merge; `has_turned` says that the merge made true
+    of false or false of true.
     """
 
     target: Target
@@ -202,12 +215,12 @@ class Known:
     told_sequence: int = 0
     revision: int = 0
     was_observed_at_ms: int | None = None
-    has_changed: bool = False
+    has_turned: bool = False
 
     @property
     def corrects_event(self) -> bool:
-        """Whether the last merge changed what pushed events had told of before."""
-        return self.has_changed and bool({PRESENT, LEFT} & self.facts.keys())
+        """Whether the last merge turned a value of a target of which pushed events have told."""
+        return self.has_turned and bool({PRESENT, LEFT} & self.facts.keys())
 
     @property
     def is_news(self) -> bool:
@@ -236,10 +249,10 @@ class Known:
         }
         before = self.state()
         known = replace(self, facts=latest, revision=self.revision + 1, was_observed_at_ms=before.observed_at_ms)
-        has_changed = known.state().values != before.values
-        return replace(
-            known, sequence=self.sequence + has_changed if self.sequence else now_ms, has_changed=has_changed
-        )
+        changed = [{was, known.state().values[name]} for name, was in before.values.items()]
+        changed = [values for values in changed if len(values) > 1]
+        sequence = self.sequence + bool(changed) if self.sequence else now_ms
+        return replace(known, sequence=sequence, has_turned={True, False} in changed)
 
     def message(self, source: str, rtc_request_id: str | None) -> dict[str, Any]:
         """The queue message that tells what is known."""

@@ -17,12 +17,14 @@ from stream_state.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+    from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef, SendMessageBatchRequestEntryTypeDef
 
 MAX_BATCH_ENTRIES = 10
 MAX_BATCH_BYTES = 256 * 1024
 MAX_TRIES = 3
 BACKOFF_SECONDS = 0.2
+# Name of the attribute of a parked event that tells when it came, in milliseconds since 1970.
+ARRIVED = "arrived_at_ms"
 
 type Message = Mapping[str, Any]
 type Entry = SendMessageBatchRequestEntryTypeDef
@@ -109,12 +111,13 @@ class RetryQueue:
         if not settings.callback_retry_queue_url:
             message = "CALLBACK_RETRY_QUEUE_URL is not set."
             raise SettingsError(message)
-        return cls(sqs_client(timeout_seconds=1), settings.callback_retry_queue_url)
+        return cls(sqs_client(timeout_seconds=0.7), settings.callback_retry_queue_url)
 
-    def park(self, text: str) -> None:
-        """Keep an event for later; raises `DeliveryFailed`."""
+    def park(self, text: str, arrived_at_ms: int) -> None:
+        """Keep an event for later, and when it came; raises `DeliveryFailed`."""
+        arrived: MessageAttributeValueTypeDef = {"DataType": "Number", "StringValue": str(arrived_at_ms)}
         try:
-            self._client.send_message(QueueUrl=self._url, MessageBody=text)
+            self._client.send_message(QueueUrl=self._url, MessageBody=text, MessageAttributes={ARRIVED: arrived})
         except (ClientError, BotoCoreError) as error:
             raise _failure(_code(error), retryable=True) from None
 
@@ -122,7 +125,9 @@ class RetryQueue:
 def sqs_client(timeout_seconds: float) -> "SQSClient":
     """A client that tries once: what is tried again is decided here, message by message."""
     config = Config(
-        connect_timeout=1, read_timeout=timeout_seconds, retries={"mode": "standard", "total_max_attempts": 1}
+        connect_timeout=min(1, timeout_seconds),
+        read_timeout=timeout_seconds,
+        retries={"mode": "standard", "total_max_attempts": 1},
     )
     return boto3.client("sqs", config=config)
 

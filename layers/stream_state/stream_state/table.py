@@ -1,7 +1,8 @@
 """The DynamoDB table: known states, watches, and the lease and cursor of the sweep.
 
-Items by key: `state#<app>#<room>` / user, `watch` / `<app>#<room>#<user>`, `sweep` / `lease`. No room or user id holds
-the `#`. All but the last carry `expires_at`; since DynamoDB deletes late, readers check it too.
+Items by key: `state#<app>#<room>` / user, `state#<app>#<room>#` / `room` (its end), `watch` / `<app>#<room>#<user>`,
+`sweep` / `lease`. No room or user id holds the `#`. All but the last carry `expires_at`; since DynamoDB deletes late,
+readers check it too.
 """
 
 import json
@@ -90,7 +91,11 @@ class StateTable:
         found = self._call("get_item", Key=key, ConsistentRead=True).get("Item")
         for _ in range(MAX_TRIES):
             before = self._known(state.target, found)
-            after = before.merged(state.facts, int(self._clock() * 1000))
+            facts = state.facts
+            if not before.facts:
+                # The room may have ended since: its end was told to those users only of whom something was known.
+                facts = self._room_end(state.target).merged(facts, 0).facts
+            after = before.merged(facts, int(self._clock() * 1000))
             try:
                 self._write(key, before, after)
             except _ConditionFailed as failed:
@@ -99,6 +104,15 @@ class StateTable:
                 return after
         message = "Too many writers at once to the known state of a target. Try again."
         raise StateUnavailable(message)
+
+    def end_room(self, app_id: str, room_id: str, facts: Mapping[str, Fact]) -> None:
+        """Remember what the end of a room tells, for users of whom nothing is known yet."""
+        room = _whole_room(app_id, room_id)
+        self.observe(StreamState(room, facts, "callback"))
+
+    def _room_end(self, target: Target) -> Known:
+        room = _whole_room(target.app_id, target.room_id)
+        return self._known(room, self._call("get_item", Key=_state_key(room), ConsistentRead=True).get("Item"))
 
     def _write(self, key: Item, before: Known, after: Known) -> None:
         facts = {name: [fact.value, fact.at_ms] for name, fact in after.facts.items()}
@@ -163,9 +177,9 @@ class StateTable:
         message = "DynamoDB left part of a read undone. Try again."
         raise StateUnavailable(message)
 
-    def room(self, app_id: str, room_id: str, after: str | None) -> Page[Known]:
+    def room(self, app_id: str, room_id: str, after: str | None, *, consistent: bool = False) -> Page[Known]:
         """A page of what is known of a room's users, in the order of their ids."""
-        items, next_key = self._query(f"state#{app_id}#{room_id}", after)
+        items, next_key = self._query(f"state#{app_id}#{room_id}", after, consistent=consistent)
         return Page([self._known(_target(item), item) for item in items], next_key)
 
     def watch(self, targets: Iterable[Target], expires_in_seconds: int) -> list[Watch]:
@@ -254,7 +268,9 @@ class StateTable:
             return False
         return True
 
-    def _query(self, partition: str, after: str | None, last: str | None = None) -> tuple[list[Item], str | None]:
+    def _query(
+        self, partition: str, after: str | None, last: str | None = None, *, consistent: bool = False
+    ) -> tuple[list[Item], str | None]:
         start: dict[str, Any] = {"ExclusiveStartKey": {"pk": {"S": partition}, "sk": {"S": after}}} if after else {}
         values = {":pk": {"S": partition}} | ({":last": {"S": last}} if last else {})
         answer = self._call(
@@ -262,6 +278,7 @@ class StateTable:
             KeyConditionExpression="pk = :pk AND sk <= :last" if last else "pk = :pk",
             ExpressionAttributeValues=values,
             Limit=PAGE_ITEMS,
+            ConsistentRead=consistent,
             **start,
         )
         next_key = answer.get("LastEvaluatedKey")
@@ -307,6 +324,11 @@ def _unavailable(reason: str) -> StateUnavailable:
 
 
 _LEASE_KEY: Item = {"pk": {"S": "sweep"}, "sk": {"S": "lease"}}
+
+
+def _whole_room(app_id: str, room_id: str) -> Target:
+    """Stands for the room itself; it is none of the room's users, since no room's id holds the #."""
+    return Target(app_id, f"{room_id}#", "room")
 
 
 def _state_key(target: Target) -> Item:

@@ -1,0 +1,157 @@
+"""Measures how many pushed events one process takes in, one after another on one core, as a function's instance does.
+
+Against three tables: moto's DynamoDB in another process; a faster one in another process, so that it is not moto that
+is measured; and one in memory without boto3, which leaves the package alone. The queue is in memory each time.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
+os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
+
+from botocore.exceptions import ClientError  # noqa: E402 - as below
+
+from stream_state.callback import Callback  # noqa: E402 - after the path to the package
+from stream_state.credentials import CallbackKeys  # noqa: E402 - as above
+from stream_state.lookup import Teller  # noqa: E402 - as above
+from stream_state.settings import Settings  # noqa: E402 - as above
+from stream_state.table import StateTable  # noqa: E402 - as above
+from tests.benchmarks.quota import AWS, SPAWN, TABLE, _table, percentile  # noqa: E402 - as above
+from tests.unit.fakes import FakeSecrets  # noqa: E402 - as above
+from tests.unit.memory import TABLE as MEMORY  # noqa: E402 - as above
+from tests.unit.memory import MemoryQueue, MemoryTable  # noqa: E402 - as above
+from tests.unit.pushed import KEY, VENDOR_NAMES, pushed, stream  # noqa: E402 - as above
+
+PROMISED_PER_SECOND = 200
+APP_ID = "661e8f2a9b3c4d5e6f708192"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How long each event took, what the processor worked on all of them, and how many messages were sent."""
+
+    seconds: list[float]
+    processor_seconds: float
+    messages: int
+
+    @property
+    def per_second(self) -> float:
+        """Events a second, one after another."""
+        return len(self.seconds) / sum(self.seconds)
+
+    def __str__(self) -> str:
+        p50_ms, p99_ms = (percentile(self.seconds, share) * 1000 for share in (0.5, 0.99))
+        return (
+            f"{len(self.seconds)} events, {self.per_second:.0f} a second; p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms; "
+            f"{self.processor_seconds / len(self.seconds) * 1000:.2f} ms of the processor each; "
+            f"{self.messages} messages"
+        )
+
+
+def bodies(count: int, users: int) -> Iterator[str]:
+    """Signed events as they happen: users of one room start and stop a medium at random."""
+    source = random.Random(200)  # noqa: S311 - the same events each time
+    for _ in range(count):
+        kind = stream(source.choice([*VENDOR_NAMES]), starts=source.random() < 0.5)
+        yield pushed(kind, int(time.time() * 1000), user_id=f"user-{source.randrange(users)}")
+
+
+def measure(table: StateTable, count: int, users: int) -> Outcome:
+    """Take in so many events; the first ones, which open the connections, do not count."""
+    queue: Any = MemoryQueue()
+    keys = CallbackKeys(FakeSecrets({"callback_key": KEY}), "key", 3600)  # type: ignore[arg-type]  # a fake
+    callback = Callback(keys, table, Teller(queue, table), [APP_ID])
+    seconds: list[float] = []
+    processor_seconds = 0.0
+    for number, body in enumerate(bodies(count + 20, users)):
+        started, worked = time.perf_counter(), time.process_time()
+        callback.take(body, int(time.time() * 1000), time.monotonic() + 3)
+        if number >= 20:
+            seconds.append(time.perf_counter() - started)
+            processor_seconds += time.process_time() - worked
+    return Outcome(seconds, processor_seconds, len(queue.messages))
+
+
+def _serve_memory(urls: Any) -> None:
+    """Speak as much of DynamoDB's protocol as the callback does, with a table in memory behind it."""
+    memory = MemoryTable()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := (await reader.readuntil(b"\r\n\r\n")).decode() if not reader.at_eof() else "":
+            length = re.search(r"(?i)content-length: *(\d+)", head)
+            body = await reader.readexactly(int(length[1]) if length else 0)
+            operation = re.search(r"(?i)x-amz-target: *\w+\.(\w+)", head)
+            status, answer = "200 OK", {}
+            try:
+                name = re.sub(r"(?<!^)(?=[A-Z])", "_", operation[1] if operation else "").lower()
+                answer = getattr(memory, name)(**json.loads(body))
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                status, answer = "400 Bad Request", {"__type": code, "Item": error.response.get("Item")}
+            text = json.dumps(answer).encode()
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        urls.put(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+@contextmanager
+def _fast_table() -> Iterator[str]:
+    """The address of a table in a process of its own."""
+    urls = SPAWN.Queue()
+    process = SPAWN.Process(target=_serve_memory, args=(urls,), daemon=True)
+    process.start()
+    try:
+        yield urls.get(timeout=60)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def over_http(server: AbstractContextManager[str], count: int, users: int) -> Outcome:
+    """Measure with a real client, on one core; the server has started before and may have the others."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    with server as url:
+        if cores:
+            os.sched_setaffinity(0, {min(cores)})
+        os.environ.update(AWS, AWS_ENDPOINT_URL=url)
+        settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "TABLE_NAME": TABLE})
+        outcome = measure(StateTable.from_settings(settings, timeout_seconds=0.6, tries=2), count, users)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    return outcome
+
+
+def main() -> int:
+    """Measure and print; 1 if fewer events than promised were taken in over HTTP."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.callbacks", description="Measure pushed events.")
+    parser.add_argument("--events", type=int, default=3000)
+    parser.add_argument("--users", type=int, default=200)
+    asked = parser.parse_args()
+    memory: Any = MemoryTable()
+    print(f"moto's DynamoDB:     {over_http(_table(), asked.events, asked.users)}")
+    fast = over_http(_fast_table(), asked.events, asked.users)
+    print(f"A faster table:      {fast}")
+    print(f"In memory, no boto3: {measure(StateTable(memory, MEMORY), asked.events, asked.users)}")
+    print(f"Load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    return int(fast.per_second < PROMISED_PER_SECOND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

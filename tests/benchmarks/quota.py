@@ -267,7 +267,7 @@ def report(outcome: Outcome) -> str:
 
 
 def main() -> int:
-    """Measure and print; 1 if a promise was broken."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.quota", description="Measure the shared limiter.")
     parser.add_argument("--seconds", type=float, default=Course.seconds)
     parser.add_argument("--sweeps", type=int, default=Course.sweeps)

@@ -248,10 +248,9 @@ class TableLimiter:
                 caller.woken.set()
 
     def _lead(self, head: _Caller) -> None:
-        """Ask the table, with a pause after each denial, until the first in the queue has its answer."""
+        """Ask the table until the first in the queue has its answer, after a pause where that is of use."""
         failures = denials = 0
-        turn_in_us = max(self._turn_us - self._now_us(), 0)
-        denial = _Denial(_FULL, turn_in_us, turn_in_us)
+        denial = _Denial(_FULL, 0, max(self._turn_us - self._now_us(), 0))
         while True:
             left_us = head.deadline_us - self._now_us()
             pause_us = min(denial.pause_us, MAX_PAUSE_SECONDS * 1_000_000, max(left_us, 0))
@@ -339,7 +338,7 @@ class TableLimiter:
         if self._is_sweep and self._opens_us() > asked_us:
             self._yield_slots = min(self._yield_slots + YIELD_STEP_SLOTS, MAX_YIELD_SLOTS)
             return _Denial(_FULL, free_in, free_in + scatter)
-        return _Denial(_FULL, free_in, scatter if denials > 1 else 0)
+        return _Denial(_FULL, free_in, scatter * denials if denials > 1 else 0)
 
     def _failed(self, error: Exception, failures: int) -> _Denial | None:
         """A throttled item is a denial; another failure is one after it was tried again."""

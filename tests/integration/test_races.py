@@ -20,7 +20,7 @@ TARGETS = [Target(APP_ID, "class-1", f"user-{number}") for number in range(4)]
 GIVEN = SweepRequest(TARGETS, "changes")
 ALL = SweepRequest(TARGETS, "all")
 WATCHED = SweepRequest(None, "changes")
-ROUNDS = 25
+ROUNDS = 15
 
 
 def soon() -> float:

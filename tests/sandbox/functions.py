@@ -36,7 +36,7 @@ Outcome = tuple[bytes, str | None]
 class Function:
     """What CloudFormation would create: a function's code, layers (first to last), limits and environment."""
 
-    name: str
+    arn: str
     handler: str
     code_directory: Path
     layer_directories: tuple[Path, ...]
@@ -45,9 +45,9 @@ class Function:
     environment: Mapping[str, str]
 
     @property
-    def arn(self) -> str:
-        """Name as the runtime reports it."""
-        return f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:{self.name}"
+    def name(self) -> str:
+        """Last part of the ARN."""
+        return self.arn.rpartition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,9 @@ class _Environment:
             "AWS_LAMBDA_FUNCTION_NAME": function.name,
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
-            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": f"[$LATEST]{uuid.uuid4().hex}",
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
             "_HANDLER": function.handler,
             "LAMBDA_TASK_ROOT": str(function.code_directory),
-            "LAMBDA_RUNTIME_DIR": str(runtime_directory),
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "sandbox",
@@ -212,7 +208,8 @@ class Functions:
                 environment = self._idle[name].pop()
                 if environment.process.poll() is None:
                     return environment
-            environment = _Environment(self.functions[name], self._runtime_directory, self._log_file(name))
+            log = self._work_directory / f"{name}.log"
+            environment = _Environment(self.functions[name], self._runtime_directory, log)
             self._all.append(environment)
             return environment
 
@@ -227,12 +224,9 @@ class Functions:
         headers += [("X-Amz-Function-Error", invocation.error)] if invocation.error else []
         return Response(200, json.dumps(invocation.payload).encode(), headers)
 
-    def _log_file(self, name: str) -> Path:
-        return self._work_directory / f"{name}.log"
-
     def log(self, name: str) -> str:
         """Everything that a function has written to stdout and stderr."""
-        file = self._log_file(name)
+        file = self._work_directory / f"{name}.log"
         return file.read_text("utf-8", "replace") if file.exists() else ""
 
     def restart(self) -> None:

@@ -92,29 +92,19 @@ class LoopbackServer(ThreadingTCPServer):
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
-        self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.authority = f"127.0.0.1:{self.server_address[1]}"
         self.url = f"http://{self.authority}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember the connection, so that `stop` can end idle keep-alive connections too."""
-        self._open.add(request)
-        super().process_request(request, client_address)
-
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, without the orderly end of the base class: it would spoil a reset."""
-        self._open.discard(request)
         request.close()
 
     def stop(self) -> None:
-        """Stop listening and close every connection."""
+        """Stop listening; the thread of a connection ends with it."""
         self.shutdown()
         self.server_close()
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
     def __exit__(self, *error: object) -> None:
         self.stop()

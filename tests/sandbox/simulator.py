@@ -161,10 +161,8 @@ class Window(deque[float]):
 
 @dataclass(frozen=True)
 class Arrival:
-    """One call as it came in: monotonic time, what it asked and carried, and the code answered ("OK" if none)."""
+    """One call as it came in: headers by lower-case name, the code answered ("OK" if none), whether it met a fault."""
 
-    at_seconds: float
-    params: dict[str, str]
     headers: dict[str, str]
     outcome: str
     fault: bool
@@ -267,7 +265,7 @@ class Simulator(LoopbackServer):
                 metadata["Error"] = {"CodeN": refusal.code_n, "Code": refusal.code, "Message": refusal.message}
             fault = self._faults.popleft() if self._faults else self.fault(exchange)
             headers = {name.lower(): value for name, value in request.headers}
-            self.arrivals.append(Arrival(now, params, headers, outcome, fault is not None))
+            self.arrivals.append(Arrival(headers, outcome, fault is not None))
         time.sleep(self.delay_seconds())
         return (fault or honest)(exchange)
 

@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -47,16 +46,17 @@ class Sandbox:
             self.template = Template(
                 BUILT_TEMPLATE, given, stack_name, lambda *resource: self.aws.create(stack_name, *resource)
             )
-            for logical_id in self.template.resources:
-                self.template.attributes(logical_id)
             functions = self.template.functions({"AWS_ENDPOINT_URL": self.aws.url, **(environment or {})})
+            self.outputs = self.template.outputs
+            self.queue_url = self.outputs["ResultsQueueUrl"]
             self.functions = Functions(functions, Path(directory))
             closing.callback(self.functions.stop)
             self.client, self.invoke, self.log = self.aws.client, self.functions.invoke, self.functions.log
             routes = self.template.routes()
             self.api_url = closing.enter_context(Gateway(routes, self.invoke)).url
             self.rest_api_url = closing.enter_context(Gateway(routes, self.invoke, rest=True)).url
-            self.put_keys(KEYS)
+            if "SigningKeysSecret" in self.template.resources:
+                self.put_keys(KEYS)
             self._closing = closing.pop_all()
 
     def __enter__(self) -> Self:
@@ -64,16 +64,6 @@ class Sandbox:
 
     def __exit__(self, *error: object) -> None:
         self._closing.close()
-
-    @cached_property
-    def outputs(self) -> dict[str, str]:
-        """The stack's outputs."""
-        return self.template.outputs()
-
-    @property
-    def queue_url(self) -> str:
-        """Queue that the results go to."""
-        return self.outputs["ResultsQueueUrl"]
 
     @property
     def logs(self) -> str:
@@ -97,14 +87,11 @@ class Sandbox:
         deadline = time.monotonic() + wait_seconds
         while True:
             answer = sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10, AttributeNames=["All"])
-            batch = answer.get("Messages", [])
-            for message in batch:
+            for message in answer.get("Messages", []):
                 sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
-            received += batch
-            if not batch and (len(received) >= at_least or time.monotonic() > deadline):
+                received.append(message)
+            if "Messages" not in answer and (len(received) >= at_least or time.monotonic() > deadline):
                 return received
-            if not batch:
-                time.sleep(0.02)
 
     def receive_messages(self, at_least: int = 0) -> list[dict[str, Any]]:
         """Take the messages off the results queue, parsed."""

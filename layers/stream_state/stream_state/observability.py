@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
@@ -13,6 +13,8 @@ from stream_state.errors import StreamStateError
 from stream_state.model import Target
 
 NAMESPACE = "StreamState"
+# Of one metric in one document, by the embedded metric format.
+MAX_VALUES = 100
 
 logger = Logger(use_rfc3339=True)
 _lock = threading.Lock()
@@ -30,6 +32,9 @@ def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str)
             values[0] += value
         else:
             values.append(value)
+        # What is full is written at once, so that a long sweep does not pile it up.
+        full = {key: _values.pop(key)} if len(values) == MAX_VALUES else {}
+    _write(full)
 
 
 def publish_metrics() -> None:
@@ -37,6 +42,10 @@ def publish_metrics() -> None:
     with _lock:
         recorded = dict(_values)
         _values.clear()
+    _write(recorded)
+
+
+def _write(recorded: Mapping[tuple[Any, ...], Iterable[float]]) -> None:
     emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
     for (unit, metric, *dimensions), values in recorded.items():
         emitter = emitters.get(tuple(dimensions))

@@ -1,7 +1,8 @@
 """A process that is killed between two steps: reads one order a line from its input, and forks a child for each.
 
-An order is JSON: `mode` (given, watched or task), `targets`, and `die_at`: the number of the step, or its name. Steps are
-counted before and after each request to the vendor or to AWS. The answer is a line: killed or done.
+An order is JSON: `environment`, `mode` (given, watched or task), `targets`, and `die_at`, the number of the step or
+its name. Steps are counted before and after each request to the vendor or to AWS. The answer is a line: killed, done
+or failed.
 """
 
 import json
@@ -80,7 +81,7 @@ def work(order: dict[str, Any]) -> None:
     session, adapter = botocore.httpsession.URLLib3Session, requests.adapters.HTTPAdapter
     session.send = steps.around(aws_call, session.send)  # type: ignore[method-assign]  # counted, then sent
     adapter.send = steps.around(lambda request: "query", adapter.send)  # type: ignore[method-assign]  # as above
-    settings = Settings.from_environment(os.environ)
+    settings = Settings.from_environment(order["environment"])
     table = StateTable.from_settings(settings)
     keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
     lookup = Lookup(RtcClient(settings, keys, FreeLimiter()), table)

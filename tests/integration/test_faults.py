@@ -49,7 +49,6 @@ MAX_AGES = {"read what is young enough": 60}
 HOW: dict[str, Reply | None] = {
     "throttled": failure("ProvisionedThroughputExceededException"),
     "failing": failure("InternalServerError", 500),
-    "denied": failure("AccessDeniedException"),
     "gone": None,
 }
 
@@ -183,20 +182,20 @@ def test_a_step_that_fails_loses_nothing(room: Stack, step: str, how: str) -> No
     assert_nothing_is_lost(room)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [step for step in STEPS if not step.startswith("read")])
 def test_a_step_that_is_done_but_answered_late_loses_nothing(room: Stack, step: str) -> None:
     # Given a call that AWS carries out after its client has given up.
     late: list[str] = []
 
     def intercept(operation: str, call: Call) -> Reply | None:
-        if STEPS[step](operation, call) and len(late) < 2:
+        if STEPS[step](operation, call) and not late:
             late.append(operation)
             time.sleep(3.2 if step == "send" else 1.2)
         return None
 
     room.aws.intercept = intercept
 
-    outcome = use_every_way_in(room, MAX_AGES.get(step, 0))
+    outcome = use_every_way_in(room)
 
     assert late
     for answer in outcome.lookup:

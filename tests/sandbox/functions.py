@@ -110,11 +110,8 @@ class _Environment:
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
             "_HANDLER": function.handler,
             "LAMBDA_TASK_ROOT": str(function.code_directory),
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": "sandbox",
-            "AWS_SECRET_ACCESS_KEY": "sandbox",
-            "AWS_SESSION_TOKEN": "sandbox",
+            **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), REGION),
+            **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "sandbox"),
             **function.environment,
         }
 
@@ -216,13 +213,12 @@ class Functions:
     def invoke_api(self, request: Request) -> Response:
         """Answer Lambda's own Invoke call, so that the AWS clients reach the functions too."""
         name = unquote(request.path).removeprefix(INVOKE_PREFIX).partition("/")[0].rpartition(":")[2]
-        logical_id = next((key for key, function in self.functions.items() if name in (key, function.name)), None)
-        if logical_id is None:
-            return Response(404, b"{}", [("X-Amzn-ErrorType", "ResourceNotFoundException")])
-        invocation = self.invoke(logical_id, request.body or b"{}")
-        headers = [("Content-Type", "application/json")]
-        headers += [("X-Amz-Function-Error", invocation.error)] if invocation.error else []
-        return Response(200, json.dumps(invocation.payload).encode(), headers)
+        for logical_id, function in self.functions.items():
+            if name in (logical_id, function.name):
+                invocation = self.invoke(logical_id, request.body or b"{}")
+                headers = [("X-Amz-Function-Error", invocation.error)] if invocation.error else []
+                return Response(200, json.dumps(invocation.payload).encode(), headers)
+        return Response(404, b"{}", [("X-Amzn-ErrorType", "ResourceNotFoundException")])
 
     def log(self, name: str) -> str:
         """Everything that a function has written to stdout and stderr."""

@@ -5,7 +5,6 @@ import json
 import re
 import secrets
 import socket
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tests.sandbox.functions import Invocation
 from tests.sandbox.server import Headers, LoopbackServer, Request, Response
 
 TEXT_TYPES = re.compile(r"text/|application/(json|javascript|xml|.*\+json|.*\+xml)\b", re.IGNORECASE)
-# What a request does not determine, a caller who passed the check of IAM included, is as in these events.
+# What a request does not determine is as in these events, a caller who passed the check of IAM and the time included.
 SAMPLES = Path(__file__).parents[2] / "events" / "api"
 
 
@@ -77,7 +76,6 @@ class Gateway(LoopbackServer):
             "http": {"method": request.method, "path": path, "protocol": "HTTP/1.1", **caller},
             "requestId": request_id,
             "routeKey": key,
-            **_times("time"),
         }
         if not route.requires_iam:
             del context["authorizer"]
@@ -88,7 +86,7 @@ class Gateway(LoopbackServer):
             "routeKey": key,
             "rawPath": path,
             "rawQueryString": request.query,
-            "headers": headers,
+            "headers": self._sample["headers"] | headers,
             "queryStringParameters": {name: ",".join(values) for name, values in query.items()},
             "requestContext": context,
             "pathParameters": parameters,
@@ -102,9 +100,14 @@ class Gateway(LoopbackServer):
     def _event_1(
         self, request: Request, route: Route, path: str, parameters: dict[str, str], request_id: str
     ) -> dict[str, Any]:
-        context = self._sample["requestContext"]
-        caller = {"sourceIp": "127.0.0.1", "userAgent": request.header("User-Agent")}
-        headers, query = _headers(request), parse_qs(request.query, keep_blank_values=True)
+        context = self._sample["requestContext"] | {
+            "resourcePath": route.path,
+            "httpMethod": request.method,
+            "path": f"/prod{path}",
+            "requestId": request_id,
+        }
+        headers = self._sample["multiValueHeaders"] | _headers(request)
+        query = parse_qs(request.query, keep_blank_values=True)
         return self._sample | {
             "resource": route.path,
             "path": path,
@@ -114,36 +117,16 @@ class Gateway(LoopbackServer):
             "queryStringParameters": {name: values[-1] for name, values in query.items()} or None,
             "multiValueQueryStringParameters": query or None,
             "pathParameters": parameters or None,
-            "requestContext": context
-            | {
-                "resourcePath": route.path,
-                "httpMethod": request.method,
-                "path": f"/prod{path}",
-                "requestId": request_id,
-                "identity": context["identity"] | caller,
-                **_times("requestTime"),
-            },
+            "requestContext": context,
             # A REST API without binary media types passes everything on as text.
             "body": request.body.decode(errors="replace") or None,
         }
 
 
-def _times(name: str) -> dict[str, Any]:
-    now = time.time()
-    return {name: time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)), f"{name}Epoch": int(now * 1000)}
-
-
 def _headers(request: Request) -> dict[str, list[str]]:
-    """Headers as API Gateway passes them on, by their name as sent."""
-    added = {
-        "X-Amzn-Trace-Id": f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)}",
-        "X-Forwarded-For": "127.0.0.1",
-        "X-Forwarded-Port": "443",
-        "X-Forwarded-Proto": "https",
-    }
     headers: dict[str, list[str]] = {}
-    for name, value in [*request.headers, *added.items()]:
-        headers.setdefault(name, []).append(value)
+    for name, value in request.headers:
+        headers.setdefault(name.title(), []).append(value)
     return headers
 
 

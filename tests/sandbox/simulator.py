@@ -23,7 +23,7 @@ APP_ID = "661e8f2a9b3c4d5e6f708192"
 CLOCK_WINDOW_SECONDS = 900
 LEGAL_ID = re.compile("[A-Za-z0-9@._-]{1,128}")
 JSON = {"Content-Type": "application/json"}
-ADMIN_PREFIX = "/_simulator/"
+METADATA = {"RequestId": "20261123030405SANDBOX", "Service": "rtc", "Region": "cn-north-1"}
 
 
 @dataclass(frozen=True)
@@ -84,31 +84,23 @@ def error(
     code: str, status: int = 200, code_n: int = 0, message: str = "refused", headers: dict[str, str] | None = None
 ) -> Fault:
     """Answer with an Error in the envelope; `headers` can hold a Retry-After."""
-    content = {"CodeN": code_n, "Code": code, "Message": message}
-
-    def fault(exchange: Exchange) -> Response | None:
-        body = {"ResponseMetadata": exchange.envelope["ResponseMetadata"] | {"Error": content}, "Result": {}}
-        return canned(status, body, JSON | (headers or {}))(exchange)
-
-    return fault
+    metadata = METADATA | {"Error": {"CodeN": code_n, "Code": code, "Message": message}}
+    return canned(status, {"ResponseMetadata": metadata, "Result": {}}, JSON | (headers or {}))
 
 
 def result(value: object) -> Fault:
     """Answer 200 with this Result."""
-
-    def fault(exchange: Exchange) -> Response | None:
-        metadata = dict(exchange.envelope["ResponseMetadata"])
-        metadata.pop("Error", None)
-        return canned(200, {"ResponseMetadata": metadata, "Result": value})(exchange)
-
-    return fault
+    return canned(200, {"ResponseMetadata": METADATA, "Result": value})
 
 
 def states(entries: object) -> Fault:
     """Answer 200 for the room and user asked, with these StreamStates."""
-    return lambda exchange: result(
-        {name: exchange.params.get(name) for name in ("RoomId", "UserId")} | {"StreamStates": entries}
-    )(exchange)
+
+    def fault(exchange: Exchange) -> Response | None:
+        asked = {name: exchange.params.get(name) for name in ("RoomId", "UserId")}
+        return result(asked | {"StreamStates": entries})(exchange)
+
+    return fault
 
 
 def reset(exchange: Exchange) -> None:
@@ -142,21 +134,6 @@ def delay(seconds: float) -> Fault:
         return exchange.response()
 
     return fault
-
-
-class Window(deque[float]):
-    """The times of what happened within the last second."""
-
-    def count(self, now: float) -> int:
-        """How many there are at this time."""
-        while self and self[0] <= now - 1:
-            self.popleft()
-        return len(self)
-
-    def add(self, now: float) -> int:
-        """Count one more."""
-        self.append(now)
-        return self.count(now)
 
 
 @dataclass(frozen=True)
@@ -207,8 +184,8 @@ class Simulator(LoopbackServer):
         self.worst_second = 0
         self._faults: deque[Fault] = deque()
         self._rooms: dict[tuple[str, str], dict[str, set[str]]] = {}
-        self._arrived = Window()
-        self._granted = Window()
+        self._arrived: deque[float] = deque()
+        self._granted: deque[float] = deque()
         self._lock = threading.RLock()
         super().__init__(self._answer)
 
@@ -243,21 +220,21 @@ class Simulator(LoopbackServer):
             (media.update if on else media.difference_update)(media_types)
 
     def _answer(self, request: Request, connection: socket.socket) -> Response | None:
-        if request.path.startswith(ADMIN_PREFIX):
+        if request.path.startswith("/_simulator/"):
             return self._administer(request)
         params = dict(parse_qsl(request.query, keep_blank_values=True))
-        metadata: dict[str, Any] = {
-            "RequestId": datetime.now(UTC).strftime("%Y%m%d%H%M%S") + secrets.token_hex(9).upper(),
-            "Action": params.get("Action", ""),
-            "Version": params.get("Version", ""),
-            "Service": "rtc",
-            "Region": "cn-north-1",
-        }
+        request_id = datetime.now(UTC).strftime("%Y%m%d%H%M%S") + secrets.token_hex(9).upper()
+        called = {name: params.get(name, "") for name in ("Action", "Version")}
+        metadata: dict[str, Any] = {**METADATA, "RequestId": request_id, **called}
         exchange = Exchange(request, params, 200, {"ResponseMetadata": metadata}, connection)
         outcome = "OK"
         with self._lock:
             now = self.clock()
-            self.worst_second = max(self.worst_second, self._arrived.add(now))
+            self._arrived.append(now)
+            for times in (self._arrived, self._granted):
+                while times and times[0] <= now - 1:
+                    times.popleft()
+            self.worst_second = max(self.worst_second, len(self._arrived))
             try:
                 exchange.envelope["Result"] = self._look_up(request, params, now)
             except Refusal as refusal:
@@ -274,9 +251,9 @@ class Simulator(LoopbackServer):
         if called != ("GET", "/", "GetUserStreamState", "2020-12-01"):
             raise Refusal(404, "InvalidActionOrVersion", f"Could not find operation {called}.", 100008)
         self._check_signature(request)
-        if self.calls_per_second is not None and self._granted.count(now) >= self.calls_per_second:
+        if self.calls_per_second is not None and len(self._granted) >= self.calls_per_second:
             raise Refusal(429, "FlowLimitExceeded", "The request was rejected because of flow control.", 100018)
-        self._granted.add(now)
+        self._granted.append(now)
         for name in ("AppId", "RoomId", "UserId"):
             if not params.get(name):
                 raise Refusal(400, "MissingParameter", f"The request is missing {name} parameter.")
@@ -316,22 +293,16 @@ class Simulator(LoopbackServer):
 
     def _administer(self, request: Request) -> Response:
         """Let a person change rooms with curl: PUT or DELETE rooms/{room}/users/{user}."""
-        match [request.method, *(unquote(part) for part in request.path.removeprefix(ADMIN_PREFIX).split("/"))]:
-            case ["PUT", "rooms", room_id, "users", user_id]:
-                wanted = json.loads(request.body)
-                if not wanted.keys() <= set(MEDIA.values()):
-                    return _json(400, {"error": f"media are {', '.join(MEDIA.values())}"})
+        wanted: dict[str, bool] = json.loads(request.body or b"{}")
+        status, answer = 200, "done"
+        match [request.method, *unquote(request.path).split("/")[2:]]:
+            case ["PUT", "rooms", room_id, "users", user_id] if wanted.keys() <= set(MEDIA.values()):
+                self.join(room_id, user_id)
                 for medium, name in MEDIA.items():
                     if name in wanted:
                         self.publish(room_id, user_id, medium, on=wanted[name])
             case ["DELETE", "rooms", room_id, "users", user_id]:
                 self.leave(room_id, user_id)
             case _:
-                return _json(404, {"error": "known here: PUT or DELETE rooms/{room}/users/{user}"})
-        with self._lock:
-            rooms = {room: {user: sorted(on) for user, on in users.items()} for (_, room), users in self._rooms.items()}
-        return _json(200, {"rooms": rooms})
-
-
-def _json(status: int, body: dict[str, Any]) -> Response:
-    return Response(status, json.dumps(body).encode() + b"\n", list(JSON.items()))
+                status, answer = 400, f"PUT or DELETE rooms/{{room}}/users/{{user}}; media: {', '.join(MEDIA.values())}"
+        return Response(status, f"{answer}\n".encode(), [("Content-Type", "text/plain")])

@@ -12,15 +12,12 @@ from uuid import uuid4
 from tests.sandbox.aws import Aws
 from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
+from tests.sandbox.server import Request, Response
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator, Verify, verify_signature
 from tests.sandbox.template import Template
 
 REPOSITORY = Path(__file__).parents[2]
 BUILT_TEMPLATE = REPOSITORY / ".aws-sam" / "build" / "template.yaml"
-
-
-class NotBuiltError(RuntimeError):
-    """There are no artifacts to run."""
 
 
 class Sandbox:
@@ -32,20 +29,15 @@ class Sandbox:
         environment: Mapping[str, str] | None = None,
         verify: Verify = verify_signature,
     ) -> None:
-        if not BUILT_TEMPLATE.exists():
-            raise NotBuiltError("There is nothing to run yet: make build makes it.")
-        # A name of its own keeps the resources of two sandboxes in one process apart.
-        stack_name = f"sandbox-{uuid4().hex[:8]}"
         with ExitStack() as closing:
             directory = closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-"))
             self.simulator = closing.enter_context(Simulator(verify))
             # The functions are known only after the resources, which are made in the AWS that can invoke the functions.
-            self.aws = Aws(REGION, lambda request: self.functions.invoke_api(request))
+            self.aws = Aws(REGION, self._invoke_api)
             closing.callback(self.aws.stop)
             given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, **(parameters or {})}
-            self.template = Template(
-                BUILT_TEMPLATE, given, stack_name, lambda *resource: self.aws.create(stack_name, *resource)
-            )
+            # A name of its own keeps the resources of two sandboxes in one process apart.
+            self.template = Template(BUILT_TEMPLATE, given, f"sandbox-{uuid4().hex[:8]}", self.aws)
             functions = self.template.functions({"AWS_ENDPOINT_URL": self.aws.url, **(environment or {})})
             self.outputs = self.template.outputs
             self.queue_url = self.outputs["ResultsQueueUrl"]
@@ -58,6 +50,9 @@ class Sandbox:
             if "SigningKeysSecret" in self.template.resources:
                 self.put_keys(KEYS)
             self._closing = closing.pop_all()
+
+    def _invoke_api(self, request: Request) -> Response:
+        return self.functions.invoke_api(request)
 
     def __enter__(self) -> Self:
         return self

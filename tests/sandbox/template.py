@@ -1,17 +1,17 @@
 """template.yaml as CloudFormation would see it: transformed by SAM, conditions and intrinsic functions resolved."""
 
 import logging
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import boto3
-from moto.cloudformation.parsing import LazyDict, clean_json, parse_condition
+from moto.cloudformation.parsing import ResourceMap, clean_json
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
+from tests.sandbox.aws import Aws
 from tests.sandbox.functions import ACCOUNT_ID, REGION, Function
 from tests.sandbox.gateway import Route
 
@@ -27,81 +27,62 @@ class Made(dict[str, str]):
         return self["Ref"]
 
 
-class Template:
-    """A built template; moto's resolver looks up in it what `create(logical id, type, properties)` answers."""
+class Template(ResourceMap):
+    """A built template, whose resources are made in `aws`."""
 
-    def __init__(
-        self,
-        file: Path,
-        parameters: Mapping[str, str],
-        stack_name: str,
-        create: Callable[[str, str, dict[str, Any]], dict[str, str]],
-    ) -> None:
+    def __init__(self, file: Path, parameters: Mapping[str, str], stack_name: str, aws: Aws) -> None:
         source = yaml_parse(file.read_text())
         # SAM takes code from S3 only: the place of each local folder passes through it as the key of an object.
         for resource in source["Resources"].values():
             for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri"}:
                 resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
-        given = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()} | parameters
+        defaults = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
+        given = {**defaults, **parameters}
         # It warns that it has nowhere to publish metrics of itself to.
         logging.getLogger("samtranslator").setLevel(logging.ERROR)
         session = boto3.Session(region_name=REGION)
         transformed = Translator({}, Parser(), boto_session=session).translate(source, given)
-        self._values: dict[str, Any] = {
-            **given,
-            "AWS::NoValue": None,
-            "AWS::AccountId": ACCOUNT_ID,
-            "AWS::Partition": "aws",
-            "AWS::Region": REGION,
-            "AWS::StackName": stack_name,
-            "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT_ID}:stack/{stack_name}/sandbox",
-            "AWS::URLSuffix": "amazonaws.com",
-        }
+        stack_id = f"arn:aws:cloudformation:{REGION}:{ACCOUNT_ID}:stack/{stack_name}/sandbox"
+        super().__init__(stack_id, stack_name, given, {}, REGION, ACCOUNT_ID, transformed, None)
         self._directory = file.parent
-        self._create = create
+        self._aws = aws
         self._source = source["Resources"]
-        self.lazy_condition_map = LazyDict()
-        for name, condition in transformed.get("Conditions", {}).items():
-            self.lazy_condition_map[name] = partial(parse_condition, condition, self, self.lazy_condition_map)
-        self.resources = self._existing(transformed["Resources"])
+        self._parsed_resources |= given
+        self.load_conditions()
+        self._resource_json_map = self._existing(transformed["Resources"])
         for logical_id in self.resources:
-            self.get(logical_id)
+            self[logical_id]
         outputs = self._existing(transformed["Outputs"])
-        self.outputs = {name: self._resolve(entry["Value"]) for name, entry in outputs.items()}
+        self.outputs = {name: clean_json(entry["Value"], self) for name, entry in outputs.items()}
 
-    def get(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Any:
         """A parameter or resource; the resource is made if it does not exist yet."""
-        if name not in self._values:
-            entry = self.resources[name]
-            properties = self._resolve(entry.get("Properties", {}))
-            self._values[name] = Made(self._create(name, entry["Type"], properties))
-        return self._values[name]
-
-    __getitem__ = get
-
-    def _resolve(self, value: object) -> Any:
-        return clean_json(value, self)
+        if name not in self._parsed_resources:
+            entry = self._resource_json_map[name]
+            properties = clean_json(entry.get("Properties", {}), self)
+            self._parsed_resources[name] = Made(
+                self._aws.create(self["AWS::StackName"], name, entry["Type"], properties)
+            )
+        return self._parsed_resources[name]
 
     def _existing(self, entries: dict[str, Any]) -> dict[str, Any]:
-        conditions = self.lazy_condition_map
-        return {
-            name: entry for name, entry in entries.items() if "Condition" not in entry or conditions[entry["Condition"]]
-        }
+        holds = {None: True, **self.lazy_condition_map}
+        return {name: entry for name, entry in entries.items() if holds[entry.get("Condition")]}
 
     def _of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """Resolved properties by logical id."""
-        found = {name: entry for name, entry in self.resources.items() if entry["Type"] == kind}
-        return {name: self._resolve(entry["Properties"]) for name, entry in found.items()}
+        found = {name: entry for name, entry in self._resource_json_map.items() if entry["Type"] == kind}
+        return {name: clean_json(entry["Properties"], self) for name, entry in found.items()}
 
     def functions(self, environment: Mapping[str, str]) -> dict[str, Function]:
         """The Lambda functions by logical id, with `environment` laid over their own variables."""
         layers = {
-            self.get(name)["Ref"]: self._directory / properties["Content"]["S3Key"]
+            self[name]["Ref"]: self._directory / properties["Content"]["S3Key"]
             for name, properties in self._of_type("AWS::Lambda::LayerVersion").items()
         }
         return {
             logical_id: Function(
-                arn=self.get(logical_id)["Arn"],
+                arn=self[logical_id]["Arn"],
                 handler=properties["Handler"],
                 code_directory=self._directory / properties["Code"]["S3Key"],
                 layer_directories=tuple(layers[layer] for layer in properties["Layers"]),

@@ -62,10 +62,15 @@ class Stack:
 
     def lookup(self) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-        return Lookup(RtcClient(self.settings, keys, FreeLimiter()), self.table())
+        return Lookup(RtcClient(self.settings, keys, FreeLimiter(), sleep=self.skip), self.table())
 
     def teller(self) -> Teller:
-        return Teller(ResultsQueue.from_settings(self.settings), self.table())
+        queue = ResultsQueue.from_settings(self.settings)
+        queue._sleep = self.skip
+        return Teller(queue, self.table())
+
+    def skip(self, seconds: float) -> None:
+        """Stands in for the pause between two tries."""
 
     def sweep(self) -> Sweep:
         return Sweep(self.lookup(), self.teller(), self.table())

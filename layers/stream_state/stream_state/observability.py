@@ -33,19 +33,19 @@ def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str)
         else:
             values.append(value)
         # What is full is written at once, so that a long sweep does not pile it up.
-        full = {key: _values.pop(key)} if len(values) == MAX_VALUES else {}
-    _write(full)
+        if len(values) == MAX_VALUES:
+            _write({key: _values.pop(key)})
 
 
 def publish_metrics() -> None:
     """Write what was recorded, in CloudWatch's embedded metric format, and start anew."""
     with _lock:
-        recorded = dict(_values)
+        _write(_values)
         _values.clear()
-    _write(recorded)
 
 
 def _write(recorded: Mapping[tuple[Any, ...], Iterable[float]]) -> None:
+    """Print documents, under the lock, so that the lines of two threads do not mix."""
     emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
     for (unit, metric, *dimensions), values in recorded.items():
         emitter = emitters.get(tuple(dimensions))
@@ -79,10 +79,10 @@ def entry_point(handler: Handler) -> Handler:
 
 
 def log_error(error: StreamStateError, target: Target | None = None) -> None:
-    """Log an error once, with the target it concerns and what the vendor called it."""
+    """Log an error, with the target it concerns and what the vendor called it."""
     known = {"rtc_code": error.rtc_code, "rtc_request_id": error.rtc_request_id}
     keys = {"error": type(error).__name__, **{name: value for name, value in known.items() if value}}
-    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else {})})
+    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else error.target)})
 
 
 def _correlation_id(event: Any) -> str | None:

@@ -153,6 +153,8 @@ class TableLimiter:
         # The item as last seen, and whether others had moved it on.
         self._next_us = 0
         self._hold_until = 0.0
+        # What this process itself was told: it stands even if it could not be written.
+        self._own_hold_until = 0.0
         self._looked_at_us = 0
         self._is_shared = False
         self._down_until_us = 0
@@ -196,7 +198,7 @@ class TableLimiter:
         with self._lock:
             if until <= self._hold_until:
                 return
-            self._hold_until = until
+            self._hold_until = self._own_hold_until = until
         self._local.hold(seconds)
         logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
         condition = "attribute_not_exists(hold_until) OR hold_until < :until"
@@ -218,7 +220,7 @@ class TableLimiter:
                 except (BotoCoreError, ClientError) as error:
                     logger.warning("A hold could not be looked up.", extra={"error": _code(error)})
                 self._looked_at_us = self._now_us()
-        return self._hold_until <= self._wall_clock()
+        return max(self._hold_until, self._own_hold_until) <= self._wall_clock()
 
     def _queue_up(self, caller: _Caller) -> None:
         """Wait until the caller has its answer; the first in the queue asks for all."""
@@ -274,6 +276,9 @@ class TableLimiter:
     def _ask(self, denials: int) -> _Denial | None:
         """Reserve a block of slots with one write: there is no maximum in DynamoDB, so the likely case is tried."""
         now, hold_until = self._now_us(), self._hold_until
+        if self._own_hold_until * 1_000_000 > now:
+            self._hold_until = max(hold_until, self._own_hold_until)
+            return self._denied(denials, now)
         contends = self._yield_slots > 1
         block, latest = self._block(now, 1 if contends or (self._is_sweep and self._is_shared) else self._burst)
         more = len(block) * self._interval_us

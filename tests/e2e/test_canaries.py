@@ -155,7 +155,7 @@ def test_an_echo_of_the_vendor_is_not_shown(with_canaries: Sandbox, show: Callab
 
 
 @pytest.mark.parametrize("canary", EACH)
-def test_a_throttle_that_echoes_is_not_shown(with_canaries: Sandbox, http: Http, canary: str) -> None:
+def test_a_throttle_that_echoes_is_not_shown(cold: Sandbox, with_canaries: Sandbox, http: Http, canary: str) -> None:
     # A sweep would wait until calls are free again.
     with_canaries.simulator.fault = lambda exchange: error(
         f"FlowLimitExceeded.{canary}", 429, message=ALL, headers={"Retry-After": "1000", "X-Tt-Logid": canary}

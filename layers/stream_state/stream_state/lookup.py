@@ -199,19 +199,18 @@ class _Asking:
 
     def ask(self, target: Target) -> Outcome:
         """Ask, unless an error has come meanwhile that this target would meet too."""
-        was_called = False
+        was_halted = False
 
         def before_call() -> None:
-            nonlocal was_called
+            nonlocal was_halted
             if self.halt:
+                was_halted = True
                 raise self.halt
-            was_called = True
 
         outcome = self._ask(target, before_call)
         if concerns_all(outcome.answer):
             self.halt = self.halt or outcome.answer
-        unasked = isinstance(outcome.answer, QuotaExceeded) or (self.halt and not was_called)
-        return replace(outcome, asked=not unasked)
+        return replace(outcome, asked=not (was_halted or isinstance(outcome.answer, QuotaExceeded)))
 
     def next_done(self) -> Iterator[Outcome | None]:
         """The next outcome, after None for each second that passes without one."""

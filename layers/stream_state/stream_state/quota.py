@@ -153,7 +153,7 @@ class TableLimiter:
         # The item as last seen, and whether others had moved it on.
         self._next_us = 0
         self._hold_until = 0.0
-        # What this process itself was told: it stands even if it could not be written.
+        # A hold that could not be written: it stands in this process at least.
         self._own_hold_until = 0.0
         self._looked_at_us = 0
         self._is_shared = False
@@ -198,7 +198,7 @@ class TableLimiter:
         with self._lock:
             if until <= self._hold_until:
                 return
-            self._hold_until = self._own_hold_until = until
+            self._hold_until = until
         self._local.hold(seconds)
         logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
         condition = "attribute_not_exists(hold_until) OR hold_until < :until"
@@ -206,6 +206,7 @@ class TableLimiter:
             self._update("SET hold_until = :until", condition, {":until": until})
         except (BotoCoreError, ClientError) as error:
             if _code(error) != _LOST:
+                self._own_hold_until = until
                 logger.warning("The hold could not be written to the table.", extra={"error": _code(error)})
 
     def _reach(self, slot_us: int) -> bool:

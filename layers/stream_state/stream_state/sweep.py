@@ -138,11 +138,13 @@ class Sweep:
                     report.flush_if_old()
                     continue
                 stalest.take(outcome, watch_list.watched_at(outcome.target))
-                if outcome.asked:
-                    report.take(outcome)
-                    watch_list.done(outcome.target)
-                else:
+                if not outcome.asked:
                     unasked += 1
+                    continue
+                report.take(outcome)
+                # One that failed as every other would have its turn again at the next sweep.
+                if not concerns_all(outcome.answer):
+                    watch_list.done(outcome.target)
         finally:
             report.asking_ends()
             report.flush()

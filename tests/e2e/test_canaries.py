@@ -55,7 +55,6 @@ ECHOES: dict[str, Fault] = {
     "message": message_echo,
     "body": body_echo,
     "message of rejected keys": error("InvalidAccessKey", 401, message=ALL),
-    "message of a throttle": error("FlowLimitExceeded", 429, message=ALL, headers={"Retry-After": ACCESS}),
     "not JSON": canned(200, ALL),
     "JSON text": canned(200, json.dumps(ALL)),
     "header": canned(
@@ -72,7 +71,6 @@ ECHOES: dict[str, Fault] = {
     "StreamStates": states(ALL),
     **{f"Code {canary[:12]}": error(canary, 400) for canary in EACH},
     **{f"end of Code {canary[:12]}": error(f"InvalidParameter.{canary}", 400) for canary in EACH},
-    **{f"Code of a throttle {canary[:12]}": error(f"FlowLimitExceeded.{canary}", 429) for canary in EACH},
     **{
         f"RequestId {canary[:12]}": metadata(RequestId=canary, Error={"Code": "AccessDenied", "Message": ALL})
         for canary in EACH
@@ -89,11 +87,8 @@ ECHOES: dict[str, Fault] = {
 WITHOUT_KEYS: dict[str, str] = {
     "cut off": json.dumps({"access_key_id": ACCESS, "secret_access_key": SECRET})[:-1],
     "lines": f"{ACCESS}\n{SECRET}\n{TOKEN}",
-    "list": json.dumps(EACH),
-    "other names": json.dumps({"key": ACCESS, "secret": SECRET, TOKEN: TOKEN}),
     "both spellings": json.dumps({"access_key_id": ACCESS, "AccessKeyId": ACCESS, "secret_access_key": SECRET}),
     "twice": f'{{"access_key_id": "{ACCESS}", "access_key_id": "{SECRET}"}}',
-    "line feed": json.dumps({"access_key_id": ACCESS, "secret_access_key": f"{SECRET}\n"}),
     "beyond ASCII": json.dumps({"access_key_id": ACCESS, "secret_access_key": f"{SECRET}é"}),
 }
 
@@ -151,17 +146,25 @@ def test_keys_that_serve_are_not_shown(with_canaries: Sandbox, show: Callable[[]
 
 
 @pytest.mark.parametrize("name", ECHOES)
-def test_an_echo_of_the_vendor_is_not_shown(
-    request: pytest.FixtureRequest, with_canaries: Sandbox, show: Callable[[], str], name: str
-) -> None:
-    # A process remembers that the vendor throttles.
-    if "throttle" in name:
-        request.addfinalizer(with_canaries.functions.restart)
+def test_an_echo_of_the_vendor_is_not_shown(with_canaries: Sandbox, show: Callable[[], str], name: str) -> None:
     with_canaries.simulator.fault = lambda exchange: ECHOES[name]
 
     show()
 
     assert with_canaries.simulator.arrivals
+
+
+@pytest.mark.parametrize("canary", EACH)
+def test_a_throttle_that_echoes_is_not_shown(cold: Sandbox, with_canaries: Sandbox, http: Http, canary: str) -> None:
+    # A sweep would wait until calls are free again.
+    with_canaries.simulator.fault = lambda exchange: error(
+        f"FlowLimitExceeded.{canary}", 429, message=ALL, headers={"Retry-After": "1000", "X-Tt-Logid": canary}
+    )
+
+    shown = [http.get(PATH).text, repr(with_canaries.invoke("TaskFunction", TARGET)), with_canaries.logs]
+
+    assert "RtcThrottled" in shown[0]
+    assert all(secret not in text for secret in EACH for text in shown)
 
 
 @pytest.mark.parametrize("keys", [Keys(ACCESS, "other", TOKEN), Keys(ACCESS, SECRET, "other"), Keys("other", "other")])
@@ -189,8 +192,12 @@ def test_a_secret_that_goes_bad_is_not_shown(with_canaries: Sandbox, show: Calla
 
 def test_a_message_of_aws_is_not_shown(with_canaries: Sandbox, show: Callable[[], str]) -> None:
     reply = failure("InternalFailure", 500, message=ALL)
+    # Without the item of the limit a sweep would wait for it to come back.
     with_canaries.aws.intercept = lambda operation, call: (
-        reply if operation.startswith(("AmazonSQS.Send", "DynamoDB_20120810.", "secretsmanager.")) else None
+        reply
+        if operation.startswith(("AmazonSQS.Send", "DynamoDB_20120810.", "secretsmanager."))
+        and "limiter" not in str(call)
+        else None
     )
 
     text = show()

@@ -72,8 +72,7 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
     assert tree() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str], number: signal.Signals) -> None:
+def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> None:
     with subprocess.Popen(
         [*COMMAND, "serve"],
         cwd=REPOSITORY,
@@ -92,14 +91,14 @@ def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str], numbe
         address = re.search(r"HTTP API +(http://127\.0\.0\.1:[0-9]+)", "".join(lines))
         assert address
         reply = Http(address[1]).get("/rooms/class-1/users/teacher/stream-state")
-        serving.send_signal(number)
+        serving.send_signal(signal.SIGINT)
         rest, errors = serving.stdout.read(), serving.stderr.read()
 
     assert (reply.status, reply.body["media"]["audio"]) == (200, True)
     assert (serving.returncode, rest.strip(), errors) == (0, "Stopped.", "")
 
 
-@pytest.mark.parametrize("missing", [*SETTINGS, "all"])
+@pytest.mark.parametrize("missing", ["VOLCENGINE_SECRET_KEY", "all"])
 def test_query_without_keys_says_what_to_set(environment_of: dict[str, str], missing: str) -> None:
     given = {name: value for name, value in SETTINGS.items() if missing not in (name, "all")}
 
@@ -115,10 +114,9 @@ def test_query_without_keys_says_what_to_set(environment_of: dict[str, str], mis
     [
         (KEYS, "teacher", 0, {"type": "stream_state", "publishing": True}),
         (KEYS, "nobody", 1, {"error": "TargetNotFound"}),
-        (KEYS, "a b", 1, {"error": "InvalidTarget"}),
         (Keys(KEYS.access_key_id, "other"), "teacher", 1, {"error": "RtcAccessDenied"}),
     ],
-    ids=["known", "unknown", "illegal", "wrong key"],
+    ids=["known", "unknown", "wrong key"],
 )
 def test_query_asks_the_service_that_is_set(
     environment_of: dict[str, str], keys: Keys, user: str, code: int, told: dict[str, object]

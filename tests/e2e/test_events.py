@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.http import Http
-from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, MEDIA, ROOM
+from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, ROOM
 from tests.sandbox.functions import Functions
 from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
 
+# The vendor's names of the media, and ours.
+MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
 FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
 BATCH = [{"room_id": ROOM, "user_id": f"student-{number}"} for number in range(100)]
 PROBE = """

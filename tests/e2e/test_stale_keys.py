@@ -25,7 +25,7 @@ def warm(cold: Sandbox, http: Http) -> Sandbox:
     return cold
 
 
-@pytest.mark.parametrize("text", ["{", "null", '{"access_key_id": "1"}'])
+@pytest.mark.parametrize("text", ["{", '{"access_key_id": "1"}'])
 def test_a_spoiled_secret_leaves_the_earlier_keys_serving(warm: Sandbox, http: Http, text: str) -> None:
     warm.put_secret(text)
     said = len(warm.log("ApiFunction"))
@@ -35,7 +35,7 @@ def test_a_spoiled_secret_leaves_the_earlier_keys_serving(warm: Sandbox, http: H
     assert "The earlier signing keys serve on" in warm.log("ApiFunction")[said:]
 
 
-@pytest.mark.parametrize("code", ["ThrottlingException", "InternalServiceError", "AccessDeniedException"])
+@pytest.mark.parametrize("code", ["InternalServiceError", "AccessDeniedException"])
 def test_a_failing_secrets_manager_leaves_the_earlier_keys_serving(warm: Sandbox, http: Http, code: str) -> None:
     reply = failure(code)
     warm.aws.intercept = lambda operation, call: reply if operation.startswith("secretsmanager.") else None

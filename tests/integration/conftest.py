@@ -1,5 +1,6 @@
 """The package in this process, against moto over HTTP and the simulator, without Lambda."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from tests.sandbox.server import Response
 from tests.sandbox.simulator import APP_ID, KEYS, Simulator
 
 REGION = "eu-central-1"
+# The vendor's names of the media, and ours.
+MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
 TABLE: dict[str, Any] = {
     "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
     "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
@@ -59,10 +62,15 @@ class Stack:
 
     def lookup(self) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-        return Lookup(RtcClient(self.settings, keys, FreeLimiter()), self.table())
+        return Lookup(RtcClient(self.settings, keys, FreeLimiter(), sleep=self.skip), self.table())
 
     def teller(self) -> Teller:
-        return Teller(ResultsQueue.from_settings(self.settings), self.table())
+        queue = ResultsQueue.from_settings(self.settings)
+        queue._sleep = self.skip
+        return Teller(queue, self.table())
+
+    def skip(self, seconds: float) -> None:
+        """Stands in for the pause between two tries."""
 
     def sweep(self) -> Sweep:
         return Sweep(self.lookup(), self.teller(), self.table())
@@ -84,8 +92,7 @@ class Stack:
         users = self.simulator._rooms.get((target.app_id, target.room_id), {})
         if target.user_id not in users:
             return None
-        names = {"audio": "Audio", "video": "Video", "screen_audio": "ScreenAudio", "screen_video": "ScreenVideo"}
-        return {name: vendor in users[target.user_id] for name, vendor in names.items()}
+        return {name: vendor in users[target.user_id] for vendor, name in MEDIA.items()}
 
     def let_lease_end(self) -> None:
         """As if the minute had passed for which a sweep that died holds the lease."""
@@ -109,10 +116,25 @@ class _OneAtATime:
             return self._application(*arguments)
 
 
+class _Closing:
+    """An interceptor that raises ConnectionResetError ends the connection: the server would leave it open."""
+
+    def __init__(self, application: Callable[..., Any]) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        try:
+            return self._application(environ, start_response)
+        except ConnectionResetError:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise
+
+
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Aws]:
     running = Aws(REGION, lambda request: Response(404))
     running._moto = _OneAtATime(running._moto)  # type: ignore[assignment]  # called in the same way
+    running._server.app = _Closing(running._server.app)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
         for name, value in {

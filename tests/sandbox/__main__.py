@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 PACKAGE = Path(__file__).parents[2] / "layers" / "stream_state"
 HOW_TO_QUERY = """make query asks the real service, with your own keys. Please set:
@@ -21,45 +20,34 @@ and then: make query ROOM_ID=... USER_ID=..."""
 def main() -> int:
     """Run the subcommand; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.sandbox", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="show the whole job on this machine")
-    run.add_argument("--logs", action="store_true", help="also print what the functions log")
-    commands.add_parser("serve", help="keep the sandbox running")
-    query = commands.add_parser("query", help="ask the real service")
+    parser.add_argument("command", choices=["run", "serve", "query"])
     for name in ("--room-id", "--user-id", "--app-id"):
-        query.add_argument(name, default="")
+        parser.add_argument(name, default="", help="for query")
     arguments = parser.parse_args()
     if arguments.command == "query":
         return ask_real_service(arguments.room_id, arguments.user_id, arguments.app_id)
     # SIGINT too: a shell that starts a job in the background lets it ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     try:
-        return start(arguments)
+        return start(arguments.command)
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0 if arguments.command == "serve" else 130
 
 
-def start(arguments: argparse.Namespace) -> int:
+def start(command: str) -> int:
     """Start a sandbox for `run` or `serve`; the exit code."""
     # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
     from tests.sandbox.demonstration import Demonstration
     from tests.sandbox.serving import serve
-    from tests.sandbox.stack import NotBuiltError, Sandbox
+    from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox
 
-    try:
-        with Sandbox() as sandbox:
-            if arguments.command == "run":
-                return Demonstration(sandbox, show_logs=arguments.logs).run()
-            return serve(sandbox)
-    except NotBuiltError as problem:
-        print(problem, file=sys.stderr)
+    if not BUILT_TEMPLATE.exists():
+        print("There is nothing to run yet: make build makes it.", file=sys.stderr)
         return 1
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    with Sandbox() as sandbox:
+        return Demonstration(sandbox).run() if command == "run" else serve(sandbox)
 
 
 def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
@@ -75,18 +63,20 @@ def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
     from stream_state.settings import Settings, SettingsError
     from stream_state.signing import SigningKeys
 
-    environment = os.environ
-    access_key, secret_key = environment.get("VOLCENGINE_ACCESS_KEY"), environment.get("VOLCENGINE_SECRET_KEY")
-    if not (access_key and secret_key and environment.get("RTC_APP_IDS") and room_id and user_id):
+    access_key, secret_key, token, app_ids = map(
+        os.environ.get,
+        ("VOLCENGINE_ACCESS_KEY", "VOLCENGINE_SECRET_KEY", "VOLCENGINE_SESSION_TOKEN", "RTC_APP_IDS"),
+    )
+    if not (access_key and secret_key and app_ids and room_id and user_id):
         print(HOW_TO_QUERY, file=sys.stderr)
         return 2
     try:
-        settings = Settings.from_environment(environment)
+        settings = Settings.from_environment(os.environ)
     except SettingsError as problem:
         print(problem, file=sys.stderr)
         return 2
-    keys = SigningKeys(access_key, secret_key, environment.get("VOLCENGINE_SESSION_TOKEN") or None)
-    client = RtcClient(settings, StaticKeys(keys), LocalLimiter(settings.rtc_qps, settings.rtc_burst))
+    keys = StaticKeys(SigningKeys(access_key, secret_key, token or None))
+    client = RtcClient(settings, keys, LocalLimiter(settings.rtc_qps, settings.rtc_burst))
     asked = {"room_id": room_id, "user_id": user_id} | ({"app_id": app_id} if app_id else {})
     try:
         target = Target.parse(asked, settings.rtc_app_ids)

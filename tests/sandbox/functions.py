@@ -1,11 +1,9 @@
 """AWS Lambda on loopback: each function in processes of its own, driven over the Lambda Runtime API."""
 
-import contextlib
 import importlib.util
 import json
 import os
 import queue
-import signal
 import socket
 import subprocess
 import sys
@@ -22,33 +20,34 @@ from tests.sandbox.server import LoopbackServer, Request, Response
 
 RUNTIME_API_PREFIX = "/2018-06-01/runtime/"
 INVOKE_PREFIX = "/2015-03-31/functions/"
-MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 # AWS gives 10 s; a busy machine with few cores may need more, and nothing here is about the time of a start.
 INIT_TIMEOUT_SECONDS = 60
 MAX_ENVIRONMENTS = 8
 ACCOUNT_ID = "123456789012"
+REGION = "eu-central-1"
 # The Lambda runtime client exists for Linux only.
 HAS_RUNTIME_CLIENT = importlib.util.find_spec("awslambdaric") is not None
 RUNTIME_MODULES = ("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py")
+# What an invocation came to: the payload, and the value of the X-Amz-Function-Error header.
+Outcome = tuple[bytes, str | None]
 
 
 @dataclass(frozen=True)
 class Function:
     """What CloudFormation would create: a function's code, layers (first to last), limits and environment."""
 
-    name: str
+    arn: str
     handler: str
     code_directory: Path
     layer_directories: tuple[Path, ...]
     timeout_seconds: int
     memory_mb: int
     environment: Mapping[str, str]
-    region: str
 
     @property
-    def arn(self) -> str:
-        """Name as the runtime reports it."""
-        return f"arn:aws:lambda:{self.region}:{ACCOUNT_ID}:function:{self.name}"
+    def name(self) -> str:
+        """Last part of the ARN."""
+        return self.arn.rpartition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -65,17 +64,9 @@ class Invocation:
         return str(self.payload.get("errorType")) if self.error else None
 
 
-class PayloadTooLarge(Exception):
-    """The event is over the 6 MB that a synchronous invocation carries."""
-
-
-def _failure(kind: str, request_id: str, message: str) -> tuple[bytes, str]:
+def _failure(kind: str, request_id: str, message: str) -> Outcome:
     body = {"errorType": kind, "errorMessage": f"RequestId: {request_id} Error: {message}"}
     return json.dumps(body).encode(), "Unhandled"
-
-
-def _service_error(status: int, kind: str, message: str) -> Response:
-    return Response(status, json.dumps({"Message": message}).encode(), [("X-Amzn-ErrorType", kind)])
 
 
 class _Environment:
@@ -84,11 +75,10 @@ class _Environment:
     def __init__(self, function: Function, runtime_directory: Path, log: Path) -> None:
         self._function = function
         self._work: queue.Queue[tuple[str, bytes, float] | None] = queue.Queue()
-        self._results: queue.Queue[tuple[bytes, str | None] | None] = queue.Queue()
-        self._current = ""
+        # None: the process has ended.
+        self._outcomes: queue.Queue[Outcome | None] = queue.Queue()
         self._ready = threading.Event()
-        self._init_error: tuple[bytes, str] | None = None
-        self._broken = False
+        self._init_error: Outcome | None = None
         self._server = LoopbackServer(self._runtime_api)
         module = "awslambdaric" if (runtime_directory / "awslambdaric").exists() else "plain_runtime"
         with log.open("ab") as output:
@@ -107,93 +97,63 @@ class _Environment:
     def _process_environment(self, runtime_directory: Path) -> dict[str, str]:
         function = self._function
         # The order of Lambda: the task, the layers (a later one covers an earlier one), then the runtime's own.
-        layers = [str(layer / "python") for layer in reversed(function.layer_directories)]
+        layers = [layer / "python" for layer in reversed(function.layer_directories)]
         return {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LANG": "en_US.UTF-8",
+            "PATH": os.defpath,
             "TZ": ":UTC",
-            "PYTHONPATH": os.pathsep.join((str(function.code_directory), *layers, str(runtime_directory))),
+            "PYTHONPATH": os.pathsep.join(map(str, (function.code_directory, *layers, runtime_directory))),
             "PYTHONDONTWRITEBYTECODE": "1",
             "AWS_LAMBDA_RUNTIME_API": self._server.authority,
             "AWS_LAMBDA_FUNCTION_NAME": function.name,
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
-            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}",
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
             "_HANDLER": function.handler,
             "LAMBDA_TASK_ROOT": str(function.code_directory),
-            "LAMBDA_RUNTIME_DIR": str(runtime_directory),
-            "AWS_REGION": function.region,
-            "AWS_DEFAULT_REGION": function.region,
-            "AWS_ACCESS_KEY_ID": "sandbox",
-            "AWS_SECRET_ACCESS_KEY": "sandbox",
-            "AWS_SESSION_TOKEN": "sandbox",
+            **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), REGION),
+            **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "sandbox"),
             **function.environment,
         }
 
     def _watch(self) -> None:
         self.process.wait()
-        self._results.put(None)
+        self._outcomes.put(None)
         self._ready.set()
 
     def _runtime_api(self, request: Request, connection: socket.socket) -> Response | None:
-        accepted = Response(202, b'{"status":"OK"}\n', [("Content-Type", "application/json")])
-        match [request.method, *request.path.removeprefix(RUNTIME_API_PREFIX).split("/")]:
-            case ["GET", "invocation", "next"]:
+        match request.path.removeprefix(RUNTIME_API_PREFIX).split("/"):
+            case ["invocation", "next"]:
                 self._ready.set()
                 work = self._work.get()
                 if work is None:
                     return None
                 request_id, payload, deadline = work
-                trace = f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Parent=0123456789abcdef;Sampled=0"
                 headers = [
                     ("Content-Type", "application/json"),
                     ("Lambda-Runtime-Aws-Request-Id", request_id),
                     ("Lambda-Runtime-Deadline-Ms", str(int(deadline * 1000))),
                     ("Lambda-Runtime-Invoked-Function-Arn", self._function.arn),
-                    ("Lambda-Runtime-Trace-Id", trace),
+                    ("Lambda-Runtime-Trace-Id", f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0"),
                 ]
                 return Response(200, payload, headers)
-            case ["POST", "init", "error"]:
+            case ["init", "error"]:
                 self._init_error = (request.body, "Unhandled")
-                return accepted
-            case ["POST", "invocation", request_id, "response" | "error" as kind] if request_id == self._current:
-                if len(request.body) > MAX_PAYLOAD_BYTES:
-                    message = f"Response payload size exceeded maximum allowed size ({MAX_PAYLOAD_BYTES} bytes)."
-                    self._broken = True
-                    self._results.put(_failure("Function.ResponseSizeTooLarge", request_id, message))
-                    return Response(413, b"{}")
-                self._results.put((request.body, "Unhandled" if kind == "error" else None))
-                return accepted
-        return Response(400, b'{"errorType":"InvalidRequestID","errorMessage":"Invalid request ID"}')
+            case ["invocation", _, kind]:
+                self._outcomes.put((request.body, "Unhandled" if kind == "error" else None))
+        return Response(202, b"{}")
 
-    def invoke(self, payload: bytes) -> tuple[bytes, str | None]:
-        """Answer and kind of error of one invocation."""
-        request_id = self._current = str(uuid.uuid4())
-        if not self._ready.wait(INIT_TIMEOUT_SECONDS):
-            self.stop()
-            return _failure("Sandbox.Timedout", request_id, f"Init timed out after {INIT_TIMEOUT_SECONDS:.2f} seconds")
-        timeout_seconds = self._function.timeout_seconds
+    def invoke(self, payload: bytes) -> Outcome:
+        """What one invocation comes to."""
+        request_id, timeout_seconds = str(uuid.uuid4()), self._function.timeout_seconds
+        self._ready.wait(INIT_TIMEOUT_SECONDS)
         self._work.put((request_id, payload, time.time() + timeout_seconds))
         try:
-            answer = self._results.get(timeout=timeout_seconds)
+            outcome = self._outcomes.get(timeout=timeout_seconds)
         except queue.Empty:
             self.stop()
             return _failure("Sandbox.Timedout", request_id, f"Task timed out after {timeout_seconds:.2f} seconds")
-        if answer is not None:
-            return answer
-        if self._init_error:
-            return self._init_error
-        code = self.process.wait()
-        how = f"signal: {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return _failure("Runtime.ExitError", request_id, f"Runtime exited with error: {how}")
-
-    @property
-    def usable(self) -> bool:
-        """Whether another invocation can be given to it."""
-        return not self._broken and self.process.poll() is None
+        ended = f"Runtime exited with error: exit status {self.process.poll()}"
+        return outcome or self._init_error or _failure("Runtime.ExitError", request_id, ended)
 
     def stop(self) -> None:
         """End the process, as Lambda does without warning."""
@@ -206,15 +166,18 @@ class _Environment:
 class Functions:
     """Every function of the application; its environments start when they are needed and stay for the next call."""
 
-    def __init__(self, functions: Mapping[str, Function], work_directory: Path, *, plain_runtime: bool = False) -> None:
+    def __init__(self, functions: Mapping[str, Function], work_directory: Path) -> None:
         self.functions = dict(functions)
         self._work_directory = work_directory
         self._runtime_directory = work_directory / "runtime"
         self._runtime_directory.mkdir()
-        plain = Path(__file__).with_name("plain_runtime.py")
-        (self._runtime_directory / plain.name).symlink_to(plain)
-        if HAS_RUNTIME_CLIENT and not plain_runtime:
-            self._link_runtime_client()
+        # The runtime, and nothing else of this interpreter's packages, is importable for the functions.
+        runtime = [Path(__file__).with_name("plain_runtime.py")]
+        for spec in map(importlib.util.find_spec, RUNTIME_MODULES if HAS_RUNTIME_CLIENT else ()):
+            origin = Path(spec.origin)
+            runtime.append(origin.parent if spec.submodule_search_locations else origin)
+        for file in runtime:
+            (self._runtime_directory / file.name).symlink_to(file)
         self._lock = threading.Lock()
         self._idle: dict[str, list[_Environment]] = {name: [] for name in functions}
         self._all: list[_Environment] = []
@@ -222,36 +185,17 @@ class Functions:
         self._slots = {name: threading.BoundedSemaphore(MAX_ENVIRONMENTS) for name in functions}
         self._closed = False
 
-    def _link_runtime_client(self) -> None:
-        """Make the runtime client, and nothing else of this interpreter's packages, importable for the functions."""
-        for name in RUNTIME_MODULES:
-            spec = importlib.util.find_spec(name)
-            if spec is None or spec.origin is None:
-                raise RuntimeError(f"the package {name} of the Lambda runtime is not installed")
-            origin = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
-            (self._runtime_directory / origin.name).symlink_to(origin)
-
     def invoke(self, name: str, event: object) -> Invocation:
         """Invoke synchronously with an event that is turned into JSON, or with bytes sent as they are."""
         payload = event if isinstance(event, bytes) else json.dumps(event).encode()
         started = time.perf_counter()
-        body, error = self._invoke(name, payload)
-        duration_ms = (time.perf_counter() - started) * 1000
-        return Invocation(json.loads(body) if body else None, error, duration_ms)
-
-    def _invoke(self, name: str, payload: bytes) -> tuple[bytes, str | None]:
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise PayloadTooLarge(f"{len(payload)} bytes are over the limit of {MAX_PAYLOAD_BYTES}")
         with self._slots[name]:
             environment = self._take(name)
-            answer = environment.invoke(payload)
+            body, error = environment.invoke(payload)
             with self._lock:
-                keep = environment.usable and not self._closed
-                if keep:
+                if environment in self._all:
                     self._idle[name].append(environment)
-            if not keep:
-                environment.stop()
-        return answer
+        return Invocation(json.loads(body) if body else None, error, (time.perf_counter() - started) * 1000)
 
     def _take(self, name: str) -> _Environment:
         with self._lock:
@@ -259,55 +203,37 @@ class Functions:
                 raise RuntimeError("the sandbox is closed")
             while self._idle[name]:
                 environment = self._idle[name].pop()
-                if environment.usable:
+                if environment.process.poll() is None:
                     return environment
-                environment.stop()
-            environment = _Environment(self.functions[name], self._runtime_directory, self._log_file(name))
+            log = self._work_directory / f"{name}.log"
+            environment = _Environment(self.functions[name], self._runtime_directory, log)
             self._all.append(environment)
             return environment
 
     def invoke_api(self, request: Request) -> Response:
         """Answer Lambda's own Invoke call, so that the AWS clients reach the functions too."""
-        name, _, rest = unquote(request.path).removeprefix(INVOKE_PREFIX).partition("/")
-        name = name.removeprefix(f"arn:aws:lambda:{next(iter(self.functions.values())).region}:{ACCOUNT_ID}:function:")
-        logical_id = next((key for key, function in self.functions.items() if name in (key, function.name)), None)
-        if logical_id is None or rest != "invocations":
-            return _service_error(404, "ResourceNotFoundException", f"Function not found: {name}")
-        payload = request.body or b"{}"
-        try:
-            json.loads(payload)
-        except ValueError:
-            return _service_error(400, "InvalidRequestContentException", "Could not parse request body into json")
-        if request.header("X-Amz-Invocation-Type") == "Event":
-            threading.Thread(target=self._invoke, args=(logical_id, payload), daemon=True).start()
-            return Response(202)
-        try:
-            body, error = self._invoke(logical_id, payload)
-        except PayloadTooLarge as problem:
-            return _service_error(413, "RequestTooLargeException", str(problem))
-        headers = [("Content-Type", "application/json"), ("X-Amz-Executed-Version", "$LATEST")]
-        return Response(200, body, headers + ([("X-Amz-Function-Error", error)] if error else []))
-
-    def _log_file(self, name: str) -> Path:
-        return self._work_directory / f"{name}.log"
+        name = unquote(request.path).removeprefix(INVOKE_PREFIX).partition("/")[0].rpartition(":")[2]
+        for logical_id, function in self.functions.items():
+            if name in (logical_id, function.name):
+                invocation = self.invoke(logical_id, request.body or b"{}")
+                headers = [("X-Amz-Function-Error", invocation.error)] if invocation.error else []
+                return Response(200, json.dumps(invocation.payload).encode(), headers)
+        return Response(404, b"{}", [("X-Amzn-ErrorType", "ResourceNotFoundException")])
 
     def log(self, name: str) -> str:
         """Everything that a function has written to stdout and stderr."""
-        file = self._log_file(name)
+        file = self._work_directory / f"{name}.log"
         return file.read_text("utf-8", "replace") if file.exists() else ""
 
     def restart(self) -> None:
         """End every environment, so that the next invocation is a cold start."""
         with self._lock:
             environments, self._all = self._all, []
-            for idle in self._idle.values():
-                idle.clear()
+            self._idle = {name: [] for name in self.functions}
         for environment in environments:
-            with contextlib.suppress(OSError):
-                environment.stop()
+            environment.stop()
 
     def stop(self) -> None:
         """End every process and start no other."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
         self.restart()

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import responses
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any
 
 Headers = list[tuple[str, str]]
 # With this linger option the end of a connection is a TCP reset.
@@ -34,9 +35,9 @@ class Request:
         """Query, still percent-encoded, without the question mark."""
         return self.target.partition("?")[2]
 
-    def header(self, name: str) -> str | None:
+    def header(self, name: str, default: str = "") -> str:
         """Value of the first header of that name, in any case."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+        return next((value for key, value in self.headers if key.lower() == name.lower()), default)
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Response:
 
     def wire(self) -> bytes:
         """The answer as it goes over the connection."""
+        headers = {"content-length": str(len(self.body))} if self.status != 204 else {}
+        headers |= {name.lower(): value for name, value in self.headers}
         lines = [f"HTTP/1.1 {self.status} {responses.get(self.status, '')}"]
-        if self.status != 204 and "content-length" not in {name.lower() for name, _ in self.headers}:
-            lines.append(f"Content-Length: {len(self.body)}")
-        lines += [f"{name}: {value}" for name, value in self.headers]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace") + self.body
 
 
@@ -72,18 +73,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.raw_requestline = self.rfile.readline(65537)
             if self.raw_requestline and self.parse_request():
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                headers = [(name, str(value)) for name, value in self.headers.items()]
-                response = self.server.answer(Request(self.command, self.path, headers, body), self.connection)
-                if response is None:
-                    self.close_connection = True
-                else:
+                request = Request(self.command, self.path, self.headers.items(), body)
+                if response := self.server.answer(request, self.connection):
                     self.connection.sendall(response.wire())
+                else:
+                    self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it so)
         """Stay silent: what matters is recorded by the answering function."""
 
 
-class LoopbackServer(ThreadingHTTPServer):
+class LoopbackServer(ThreadingTCPServer):
     """Serve `answer` from threads of this process until `stop`."""
 
     daemon_threads = True
@@ -92,44 +92,19 @@ class LoopbackServer(ThreadingHTTPServer):
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
-        self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.authority = f"127.0.0.1:{self.server_address[1]}"
         self.url = f"http://{self.authority}"
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
-
-    def server_bind(self) -> None:
-        """Bind without the name lookup of HTTPServer, which can ask a resolver."""
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember the connection, so that `stop` can end idle keep-alive connections too."""
-        self._open.add(request)
-        super().process_request(request, client_address)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget the connection and close it."""
-        self._open.discard(request)
-        # An orderly end first would spoil a reset that the answer asked for.
-        if request.fileno() < 0 or request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(RESET)) == RESET:
-            request.close()
-        else:
-            super().shutdown_request(request)
+        """Close the connection, without the orderly end of the base class: it would spoil a reset."""
+        request.close()
 
     def stop(self) -> None:
-        """Stop listening and close every connection."""
+        """Stop listening; the thread of a connection ends with it."""
         self.shutdown()
         self.server_close()
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.stop()

@@ -4,43 +4,35 @@ import json
 import threading
 
 from tests.sandbox.demonstration import CLASSROOM, ROOM
-from tests.sandbox.simulator import APP_ID
-from tests.sandbox.stack import REGION, Sandbox
-
-TARGET = {"room_id": ROOM, "user_id": "teacher"}
+from tests.sandbox.functions import INVOKE_PREFIX, REGION
+from tests.sandbox.stack import Sandbox
 
 
 def serve(sandbox: Sandbox) -> int:
     """Print what to try, and wait for Ctrl-C."""
     for user, media in CLASSROOM.items():
         sandbox.simulator.publish(ROOM, user, *media)
-    several = json.dumps({"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
-    queued = json.dumps({**TARGET, "deliver": "queue"})
+    targets = json.dumps({"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
+    queued = json.dumps({"room_id": ROOM, "user_id": "teacher", "deliver": "queue"})
     receive = json.dumps({"QueueUrl": sandbox.queue_url, "MaxNumberOfMessages": 10})
-    invoke = f"{sandbox.aws.url}/2015-03-31/functions"
+    student = f"{sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1"
     print(
-        f"""The sandbox is running, with the users {", ".join(CLASSROOM)} in the room {ROOM} of the app {APP_ID}.
+        f"""The sandbox is running. In the room {ROOM} are {", ".join(CLASSROOM)}.
 
-  HTTP API              {sandbox.api_url}
+  HTTP API              {sandbox.api_url}   (IAM is not checked here: a deployed one answers signed requests only)
   REST API (payload 1)  {sandbox.rest_api_url}
   RTC simulator         {sandbox.simulator.url}
   AWS (moto, Lambda)    {sandbox.aws.url}
-  results queue         {sandbox.queue_url}
 
-IAM is not checked here: a deployed HTTP API answers signed requests only.
-
-Ask for one state:
+Ask for one state, or several:
   curl -s {sandbox.api_url}/rooms/{ROOM}/users/teacher/stream-state
-Ask for several:
-  curl -s {sandbox.api_url}/stream-states/query -H 'Content-Type: application/json' -d '{several}'
+  curl -s {sandbox.api_url}/stream-states/query -d '{targets}' -H 'Content-Type: application/json'
 Let a student switch the camera on, or leave (media: audio, video, screen_audio, screen_video):
-  curl -s -X PUT {sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1 -d '{{"video": true}}'
-  curl -s -X DELETE {sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1
-Invoke the functions directly:
-  curl -s {invoke}/TaskFunction/invocations -d '{json.dumps(TARGET)}'
-  curl -s {invoke}/TaskFunction/invocations -d '{queued}'
-  curl -s {invoke}/SweepFunction/invocations -d '{several}'
-Read the queue:
+  curl -s -X PUT {student} -d '{{"video": true}}'
+  curl -s -X DELETE {student}
+Invoke the functions, and read the queue:
+  curl -s {sandbox.aws.url}{INVOKE_PREFIX}TaskFunction/invocations -d '{queued}'
+  curl -s {sandbox.aws.url}{INVOKE_PREFIX}SweepFunction/invocations -d '{targets}'
   curl -s {sandbox.aws.url} --user sandbox:sandbox --aws-sigv4 aws:amz:{REGION}:sqs \\
     -H 'X-Amz-Target: AmazonSQS.ReceiveMessage' -H 'Content-Type: application/x-amz-json-1.0' -d '{receive}'
 

@@ -148,12 +148,12 @@ def test_the_detail_says_what_to_do(code: str | None, advice: str) -> None:
         ("InvalidParameter.AccountIdMismatch", False),
     ],
 )
-def test_only_some_denials_are_of_the_keys_and_one_of_the_app_id(code: str, rejects_keys: object) -> None:
+def test_only_some_denials_are_of_the_keys(code: str, rejects_keys: object) -> None:
     error = error_for_code(code, 401)
 
     assert isinstance(error, RtcAccessDenied)
     assert error.rejects_keys is rejects_keys
-    assert error.concerns_one_app_id is (code == "InvalidParameter.AccountIdMismatch")
+    assert error.refuses_keys is (code != "InvalidParameter.AccountIdMismatch")
 
 
 def test_as_text_an_error_is_its_detail_with_what_the_vendor_called_it() -> None:

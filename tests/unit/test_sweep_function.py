@@ -156,7 +156,8 @@ def test_some_of_the_time_is_kept_to_tell_what_was_not_reached(
     invoke(IDS, remaining_ms=remaining_ms)
 
     assert deadlines[0] - started == pytest.approx(asking_seconds, abs=0.01)
-    assert world.queue.deadlines[0] - started == pytest.approx(remaining_ms / 1000 - 0.5, abs=0.01)
+    kept_seconds = remaining_ms / 1000 - asking_seconds
+    assert world.queue.deadlines[0] - started == pytest.approx(remaining_ms / 1000 - kept_seconds / 6, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class StreamStateError(Exception):
         self.rtc_code = rtc_code
         self.rtc_request_id = rtc_request_id
         self.retry_after_seconds = retry_after_seconds
+        self.target: Mapping[str, str] = {}
         self.http_status = status or self.status
 
     def __str__(self) -> str:
@@ -134,9 +135,9 @@ class RtcAccessDenied(StreamStateError):
         return self.rtc_code in _KEYS_REJECTED
 
     @property
-    def concerns_one_app_id(self) -> bool:
-        """Whether another AppId may still be answered with the same keys."""
-        return self.rtc_code == "InvalidParameter.AccountIdMismatch"
+    def refuses_keys(self) -> bool:
+        """Whether every call with the same keys would be refused, whatever its target."""
+        return self.rtc_code in _KEYS_REFUSED
 
 
 class RtcRequestRefused(StreamStateError):
@@ -218,6 +219,15 @@ _ADVICE_BY_CODE: Mapping[str, str] = {
 }
 # The vendor rejects the keys themselves: a newer version of the secret may hold better ones.
 _KEYS_REJECTED = frozenset({"InvalidAccessKey", "InvalidClientTokenId", "SignatureDoesNotMatch", "InvalidSecretToken"})
+# The vendor refuses whatever is signed so; its other codes may be about one AppId, its project or its account.
+_KEYS_REFUSED = _KEYS_REJECTED | {
+    "MissingAuthenticationToken",
+    "MissingSignature",
+    "InvalidTimestamp",
+    "InvalidAuthorization",
+    "InvalidCredential",
+    "LackPolicy",
+}
 
 
 def not_found(request_id: str | None) -> TargetNotFound:
@@ -237,4 +247,10 @@ def error_for_code(
         server_error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         error = {429: RtcThrottled}.get(status, RtcUnavailable if server_error else RtcProtocolError)
     detail = _ADVICE_BY_CODE.get(code or "") or _ADVICE[error]
-    return error(detail.format(status=status), rtc_code=vendor_name(code, secrets), rtc_request_id=request_id)
+    timed_out = error is RtcUnavailable and (code == "InternalServiceTimeout" or status == HTTPStatus.GATEWAY_TIMEOUT)
+    return error(
+        detail.format(status=status),
+        rtc_code=vendor_name(code, secrets),
+        rtc_request_id=request_id,
+        status=HTTPStatus.GATEWAY_TIMEOUT if timed_out else None,
+    )

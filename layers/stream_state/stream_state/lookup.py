@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import batched
-from queue import SimpleQueue
-from typing import Any, Self
+from queue import Empty, SimpleQueue
+from typing import Any, Self, TypeGuard
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -30,6 +30,8 @@ from stream_state.settings import Settings
 from stream_state.table import MAX_BATCH_KEYS, StateTable
 
 TELLING_THREADS = 10
+# How long a sweep may have nothing to take before it is asked whether something waits to be told.
+IDLE_SECONDS = 1
 
 
 type Result = dict[str, Any] | StreamStateError
@@ -50,6 +52,8 @@ class Outcome:
     target: Target
     answer: StreamState | StreamStateError
     known: Known | StreamStateError
+    # False if no call was made, for want of a slot or because every call would fail: its turn is still to come.
+    asked: bool = True
 
     def outgoing(self) -> Outgoing | StreamStateError:
         """The message that tells what is known, or the error for which nothing can be told."""
@@ -108,14 +112,17 @@ class Lookup:
         if not self.queries:
             return self._from_table(targets, nothing_known())
         fresh = self._fresh(targets, max_age_seconds)
-        asked = [target for target in dict.fromkeys(targets) if target not in fresh]
+        missing = [target for target in dict.fromkeys(targets) if target not in fresh]
         outcomes = {target: Outcome(target, known.state(), known) for target, known in fresh.items()}
-        outcomes |= {outcome.target: outcome for outcome in self.each(asked, deadline)}
-        errors = (out.answer for out in outcomes.values() if isinstance(out.answer, StreamStateError))
-        missing = next(filter(concerns_all, errors), None) or not_reached()
-        if isinstance(missing, RtcActionRetired):
-            outcomes |= {outcome.target: outcome for outcome in self._from_table(asked, missing)}
-        return [outcomes.get(target) or Outcome(target, missing, missing) for target in targets]
+        halt: StreamStateError = not_reached()
+        for outcome in filter(None, self.each(missing, deadline)):
+            outcomes[outcome.target] = outcome
+            if isinstance(outcome.answer, StreamStateError):
+                log_error(outcome.answer, outcome.target)
+                halt = outcome.answer if concerns_all(outcome.answer) else halt
+        if isinstance(halt, RtcActionRetired):
+            outcomes |= {outcome.target: outcome for outcome in self._from_table(missing, halt)}
+        return [outcomes.get(target) or Outcome(target, halt, halt, asked=False) for target in targets]
 
     def until(
         self, target: Target, condition: Until, deadline: float, max_age_seconds: int = 0
@@ -137,51 +144,40 @@ class Lookup:
             raise condition.timeout()
         return state, holds
 
-    def each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome]:
-        """What came of each target, as it comes; many are asked at once, few are held in memory.
+    def each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome | None]:
+        """What came of each target, as it comes, and None now and then while nothing comes.
 
-        Ends early, leaving out the rest, when time is up, and after an error that would meet every other target too.
+        Many are asked at once, few are held in memory. Ends early, leaving out the rest, when time is up, and after an
+        error that would meet every other target too.
         """
         if self.queries:
             return self._ask_each(targets, deadline)
         batches = batched(targets, MAX_BATCH_KEYS, strict=False)
         return (outcome for batch in batches for outcome in self._from_table(batch, nothing_known()))
 
-    def _ask_each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome]:
-        done: SimpleQueue[Future[Outcome]] = SimpleQueue()
-        halts: list[StreamStateError] = []
-
-        def raise_halt() -> None:
-            if halts:
-                raise halts[0]
-
-        def ask(target: Target) -> Outcome:
-            outcome = self._ask(target, deadline, raise_halt)
-            if isinstance(outcome.answer, StreamStateError) and concerns_all(outcome.answer):
-                halts.append(outcome.answer)
-            return outcome
-
+    def _ask_each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome | None]:
+        asking = _Asking(lambda target, before_call: self._ask(target, deadline, before_call))
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             under_way = 0
             for target in targets:
-                if halts or self._clock() + MIN_CALL_SECONDS > deadline:
+                if asking.halt or self._clock() + MIN_CALL_SECONDS > deadline:
                     break
-                pool.submit(ask, target).add_done_callback(done.put)
+                pool.submit(asking.ask, target).add_done_callback(asking.done.put)
                 under_way += 1
                 if under_way == MAX_CONCURRENCY:
-                    yield done.get().result()
+                    yield from asking.next_done()
                     under_way -= 1
             for _ in range(under_way):
-                yield done.get().result()
+                yield from asking.next_done()
 
     def _ask(self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None) -> Outcome:
         """Ask the vendor, and write what it says into the table; that the target is unknown is an observation too."""
         try:
             observed = self._rtc.stream_state(target, deadline, before_call)
-        except TargetNotFound as error:
-            return Outcome(target, error, self._remember(self._not_found(target, error)))
         except StreamStateError as error:
-            return Outcome(target, error, error)
+            error.target = target.as_dict()
+            known = self._remember(self._not_found(target, error)) if isinstance(error, TargetNotFound) else error
+            return Outcome(target, error, known)
         known = self._remember(observed)
         if isinstance(known, StateUnavailable):
             return Outcome(target, observed, known)
@@ -222,6 +218,40 @@ class Lookup:
         return {target: known for target, known in found.items() if known.state().is_whole_since(oldest_ms)}
 
 
+class _Asking:
+    """Many lookups side by side: what is done, and the error, if any, that all others would meet too."""
+
+    def __init__(self, ask: Callable[[Target, Callable[[], None]], Outcome]) -> None:
+        self._ask = ask
+        self.done: SimpleQueue[Future[Outcome]] = SimpleQueue()
+        self.halt: StreamStateError | None = None
+
+    def ask(self, target: Target) -> Outcome:
+        """Ask, unless an error has come meanwhile that this target would meet too."""
+        was_halted = False
+
+        def before_call() -> None:
+            nonlocal was_halted
+            if self.halt:
+                was_halted = True
+                raise self.halt
+
+        outcome = self._ask(target, before_call)
+        if concerns_all(outcome.answer):
+            self.halt = self.halt or outcome.answer
+        return replace(outcome, asked=not (was_halted or isinstance(outcome.answer, QuotaExceeded)))
+
+    def next_done(self) -> Iterator[Outcome | None]:
+        """The next outcome, after None for each second that passes without one."""
+        while True:
+            try:
+                yield self.done.get(timeout=IDLE_SECONDS).result()
+            except Empty:
+                yield None
+            else:
+                return
+
+
 class Teller:
     """Tells the queue what is known, and writes that it was told: a crash between the two repeats a message."""
 
@@ -254,15 +284,15 @@ class Teller:
             if isinstance(outcome.answer, StreamState) and isinstance(outgoing := outcome.outgoing(), Outgoing)
         }
         sent = dict(zip(sendable, self.tell(list(sendable.values()), deadline), strict=True))
-        return [
-            self._delivered(outcome, sendable.get(outcome.target), sent.get(outcome.target)) for outcome in outcomes
-        ]
-
-    def _delivered(self, outcome: Outcome, outgoing: Outgoing | None, sent: str | DeliveryFailed | None) -> Result:
-        if outgoing and isinstance(sent, str):
-            return {**outgoing.message, "message_id": sent}
-        errors = (sent, outcome.answer, outcome.known)
-        return next(error for error in errors if isinstance(error, StreamStateError))
+        results: list[Result] = []
+        for outcome in outcomes:
+            message_id = sent.get(outcome.target)
+            if isinstance(message_id, str):
+                results.append({**sendable[outcome.target].message, "message_id": message_id})
+            else:
+                errors = (message_id, outcome.answer, outcome.known)
+                results.append(next(error for error in errors if isinstance(error, StreamStateError)))
+        return results
 
     def _mark(self, known: Known) -> None:
         try:
@@ -282,10 +312,10 @@ def item(target: Target, result: Result) -> dict[str, Any]:
     return result.problem(**target.as_dict()) if isinstance(result, StreamStateError) else result
 
 
-def concerns_all(answer: StreamState | StreamStateError) -> bool:
+def concerns_all(answer: StreamState | StreamStateError) -> TypeGuard[StreamStateError]:
     """Whether every other target would meet the same error, so that asking on is of no use."""
     if isinstance(answer, RtcAccessDenied):
-        return not answer.concerns_one_app_id
+        return answer.refuses_keys
     return isinstance(answer, CredentialsInvalid | CredentialsUnavailable | RtcActionRetired)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
@@ -13,6 +13,8 @@ from stream_state.errors import StreamStateError
 from stream_state.model import Target
 
 NAMESPACE = "StreamState"
+# Of one metric in one document, by the embedded metric format.
+MAX_VALUES = 100
 
 logger = Logger(use_rfc3339=True)
 _lock = threading.Lock()
@@ -30,13 +32,20 @@ def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str)
             values[0] += value
         else:
             values.append(value)
+        # What is full is written at once, so that a long sweep does not pile it up.
+        if len(values) == MAX_VALUES:
+            _write({key: _values.pop(key)})
 
 
 def publish_metrics() -> None:
     """Write what was recorded, in CloudWatch's embedded metric format, and start anew."""
     with _lock:
-        recorded = dict(_values)
+        _write(_values)
         _values.clear()
+
+
+def _write(recorded: Mapping[tuple[Any, ...], Iterable[float]]) -> None:
+    """Print documents, under the lock, so that the lines of two threads do not mix."""
     emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
     for (unit, metric, *dimensions), values in recorded.items():
         emitter = emitters.get(tuple(dimensions))
@@ -70,10 +79,10 @@ def entry_point(handler: Handler) -> Handler:
 
 
 def log_error(error: StreamStateError, target: Target | None = None) -> None:
-    """Log an error once, with the target it concerns and what the vendor called it."""
+    """Log an error, with the target it concerns and what the vendor called it."""
     known = {"rtc_code": error.rtc_code, "rtc_request_id": error.rtc_request_id}
     keys = {"error": type(error).__name__, **{name: value for name, value in known.items() if value}}
-    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else {})})
+    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else error.target)})
 
 
 def _correlation_id(event: Any) -> str | None:

@@ -153,6 +153,8 @@ class TableLimiter:
         # The item as last seen, and whether others had moved it on.
         self._next_us = 0
         self._hold_until = 0.0
+        # A hold that could not be written: it stands in this process at least.
+        self._own_hold_until = 0.0
         self._looked_at_us = 0
         self._is_shared = False
         self._down_until_us = 0
@@ -204,6 +206,7 @@ class TableLimiter:
             self._update("SET hold_until = :until", condition, {":until": until})
         except (BotoCoreError, ClientError) as error:
             if _code(error) != _LOST:
+                self._own_hold_until = until
                 logger.warning("The hold could not be written to the table.", extra={"error": _code(error)})
 
     def _reach(self, slot_us: int) -> bool:
@@ -218,7 +221,7 @@ class TableLimiter:
                 except (BotoCoreError, ClientError) as error:
                     logger.warning("A hold could not be looked up.", extra={"error": _code(error)})
                 self._looked_at_us = self._now_us()
-        return self._hold_until <= self._wall_clock()
+        return max(self._hold_until, self._own_hold_until) <= self._wall_clock()
 
     def _queue_up(self, caller: _Caller) -> None:
         """Wait until the caller has its answer; the first in the queue asks for all."""
@@ -248,10 +251,9 @@ class TableLimiter:
                 caller.woken.set()
 
     def _lead(self, head: _Caller) -> None:
-        """Ask the table, with a pause after each denial, until the first in the queue has its answer."""
+        """Ask the table until the first in the queue has its answer, after a pause where that is of use."""
         failures = denials = 0
-        turn_in_us = max(self._turn_us - self._now_us(), 0)
-        denial = _Denial(_FULL, turn_in_us, turn_in_us)
+        denial = _Denial(_FULL, 0, max(self._turn_us - self._now_us(), 0))
         while True:
             left_us = head.deadline_us - self._now_us()
             pause_us = min(denial.pause_us, MAX_PAUSE_SECONDS * 1_000_000, max(left_us, 0))
@@ -275,6 +277,9 @@ class TableLimiter:
     def _ask(self, denials: int) -> _Denial | None:
         """Reserve a block of slots with one write: there is no maximum in DynamoDB, so the likely case is tried."""
         now, hold_until = self._now_us(), self._hold_until
+        if self._own_hold_until * 1_000_000 > now:
+            self._hold_until = max(hold_until, self._own_hold_until)
+            return self._denied(denials, now)
         contends = self._yield_slots > 1
         block, latest = self._block(now, 1 if contends or (self._is_sweep and self._is_shared) else self._burst)
         more = len(block) * self._interval_us
@@ -339,7 +344,7 @@ class TableLimiter:
         if self._is_sweep and self._opens_us() > asked_us:
             self._yield_slots = min(self._yield_slots + YIELD_STEP_SLOTS, MAX_YIELD_SLOTS)
             return _Denial(_FULL, free_in, free_in + scatter)
-        return _Denial(_FULL, free_in, scatter if denials > 1 else 0)
+        return _Denial(_FULL, free_in, scatter * denials if denials > 1 else 0)
 
     def _failed(self, error: Exception, failures: int) -> _Denial | None:
         """A throttled item is a denial; another failure is one after it was tried again."""

@@ -38,6 +38,8 @@ BACKOFF_SECONDS = 0.2
 # How long a throttled call holds back those of all functions, if the vendor does not say.
 THROTTLE_HOLD_SECONDS = 1
 MAX_RETRY_AFTER_SECONDS = 3600
+# A caller who would have to wait for longer is told so instead.
+LONGEST_PAUSE_SECONDS = 10
 # Below this there is no time left for a call that could succeed.
 MIN_CALL_SECONDS = 0.05
 _MEDIA = {
@@ -86,7 +88,11 @@ class RtcClient:
         Every try reserves a slot and is signed anew; what `before_call` raises prevents the call. Raises
         `TargetNotFound`, `QuotaExceeded` and the errors whose names begin with `Rtc` and `Credentials`.
         """
-        keys = self._keys.keys()
+        try:
+            keys = self._keys.keys()
+        except StreamStateError as error:
+            record("RtcErrors", error=type(error).__name__)
+            raise
         may_renew_keys = True
         tries = 0
         while True:
@@ -108,7 +114,8 @@ class RtcClient:
                 if isinstance(error, RtcThrottled):
                     self._limiter.hold(error.retry_after_seconds or THROTTLE_HOLD_SECONDS)
                 pause = self._pause(error, tries)
-                if not error.retryable or tries >= MAX_TRIES or self._clock() + pause + MIN_CALL_SECONDS > deadline:
+                in_time = pause <= LONGEST_PAUSE_SECONDS and self._clock() + pause + MIN_CALL_SECONDS <= deadline
+                if not (error.retryable and tries < MAX_TRIES and in_time):
                     raise
                 self._sleep(pause)
 
@@ -117,8 +124,11 @@ class RtcClient:
         return max(self._jitter(0, BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
 
     def _call(self, target: Target, keys: SigningKeys, deadline: float) -> StreamState:
-        record("RtcCalls")
         started = self._clock()
+        if deadline - started < MIN_CALL_SECONDS:
+            detail = "There was no time left to call Volcengine. Allow more time, or ask for fewer targets."
+            raise RtcUnavailable(detail, status=HTTPStatus.GATEWAY_TIMEOUT)
+        record("RtcCalls")
         sent_at_ms = int(self._wall_clock() * 1000)
         try:
             status, headers, body = self._exchange(target, keys, deadline - started)
@@ -133,9 +143,6 @@ class RtcClient:
 
     def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one signed GET."""
-        if seconds_left < MIN_CALL_SECONDS:
-            detail = "There was no time left to call Volcengine. Allow more time, or ask for fewer targets."
-            raise RtcUnavailable(detail, status=HTTPStatus.GATEWAY_TIMEOUT)
         settings = self._settings
         try:
             response = self._session.get(
@@ -191,7 +198,8 @@ def _read_answer(
     request_id = vendor_name(_member(metadata, "RequestId"), secrets)
     error = _member(metadata, "Error")
     result = _member(envelope, "Result")
-    if isinstance(result, str) and result in _NOT_FOUND_RESULTS and error is None:
+    told_in_words = isinstance(result, str) and result in _NOT_FOUND_RESULTS and isinstance(metadata, dict)
+    if told_in_words and error is None:
         raise not_found(request_id)
     if error is not None or status != HTTPStatus.OK:
         code = _member(error, "Code")

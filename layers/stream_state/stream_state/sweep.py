@@ -5,20 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from stream_state.errors import DeliveryFailed, QuotaExceeded, StateUnavailable, StreamStateError
+from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
 from stream_state.lookup import Lookup, Outcome, Outgoing, Teller, concerns_all, not_reached
 from stream_state.model import Known, Target, parse_targets, problem_message
 from stream_state.observability import log_error, logger, record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
-from stream_state.table import StateTable
-from stream_state.validation import invalid, parse_json, parse_object
+from stream_state.table import MAX_BATCH_KEYS, StateTable
+from stream_state.validation import invalid, parse_object
 from stream_state.watch_list import WatchList
 
 MAX_TARGETS = 5_000
 MAX_FAILURES_SHOWN = 20
+# For how long a message may wait for others to be sent with.
+MAX_WAIT_SECONDS = 1
 EMIT = ("all", "changes")
-_SCHEDULERS = ("aws.scheduler", "aws.events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,8 @@ class SweepRequest:
 def _detail(event: Mapping[str, Any]) -> object:
     """The detail of an EventBridge event; one that a schedule sends without input is empty, as object or as text."""
     detail = event["detail"]
-    if isinstance(detail, str):
-        try:
-            detail = parse_json(detail)
-        except ValueError:
-            raise invalid("the event's detail", "must be an object") from None
-        if detail != {}:
-            raise invalid("the event's detail", "must be an object, not text")
+    if isinstance(detail, str) and detail.strip() == "{}":
+        detail = {}
     names_targets = isinstance(detail, Mapping) and detail.keys() & {"targets", "room_id", "user_id"}
     if not names_targets and not (detail == {} and event["source"] in ("aws.scheduler", "aws.events")):
         raise invalid("the event's detail", "must name targets, or be empty in an event of a schedule")
@@ -104,26 +100,29 @@ class Sweep:
 
     def _given(self, targets: Sequence[Target], report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Sweep given targets; one that failed or was not reached is told as a problem."""
-        waiting = dict.fromkeys(targets)
+        waiting: dict[Target, StreamStateError | None] = dict.fromkeys(targets)
         missing: StreamStateError = not_reached()
         for outcome in self._lookup.each(list(waiting), calls_deadline):
-            if isinstance(outcome.answer, QuotaExceeded):
-                missing = missing if concerns_all(missing) else outcome.answer
+            if outcome is None:
+                report.flush_if_old()
+                continue
+            if concerns_all(outcome.answer):
+                missing = outcome.answer
+            if not outcome.asked and isinstance(outcome.answer, StreamStateError):
+                waiting[outcome.target] = outcome.answer
                 continue
             del waiting[outcome.target]
             report.take(outcome)
             if isinstance(outcome.known, StreamStateError):
                 report.add_problem(outcome.target, outcome.known)
-                missing = outcome.known if concerns_all(outcome.known) else missing
         report.asking_ends()
-        for target in waiting:
-            report.add_problem(target, missing)
+        for target, error in waiting.items():
+            report.add_problem(target, error or missing)
         report.flush()
-        summary = report.summary(remaining=len(waiting))
         if report.unsent:
             detail = f"SQS did not accept {report.unsent} of the sweep's messages. Repeat it for these targets."
             raise DeliveryFailed(detail)
-        return summary
+        return report.summary(remaining=len(waiting))
 
     def _watched(self, report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Sweep the watch list, once round at most; what failed is asked again by the next sweep."""
@@ -134,39 +133,63 @@ class Sweep:
         if not watch_list.take():
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "another sweep of the watch list is under way"}
-        stalest_seconds = 0.0
-        no_slot = 0
+        stalest = _Stalest(self._table, self._wall_clock)
+        unasked = 0
         try:
             for outcome in self._lookup.each(watch_list.targets(), calls_deadline):
-                if isinstance(outcome.answer, QuotaExceeded):
-                    no_slot += 1
+                if outcome is None:
+                    report.flush_if_old()
+                    continue
+                stalest.take(outcome, watch_list.watched_at(outcome.target))
+                if not outcome.asked:
+                    unasked += 1
                     continue
                 report.take(outcome)
                 if isinstance(outcome.known, Known) and outcome.known.corrects_event:
                     record("StateDrift")
-                stalest_seconds = max(stalest_seconds, self._staleness_seconds(outcome, watch_list))
-                watch_list.done(outcome.target)
+                # One that failed as every other would have its turn again at the next sweep.
+                if not concerns_all(outcome.answer):
+                    watch_list.done(outcome.target)
+        finally:
             report.asking_ends()
             report.flush()
-            remaining = no_slot if watch_list.ended else self._table.count_watches() - report.asked
-        finally:
             watch_list.release()
-        if report.asked:
-            record("StalestState", stalest_seconds, "Seconds")
+        remaining = unasked if watch_list.ended else self._table.count_watches() - report.asked
+        stalest.tell()
         return report.summary(remaining=max(remaining, 0))
 
-    def _staleness_seconds(self, outcome: Outcome, watch_list: WatchList) -> float:
-        """How old what was known of a watched target had become, counted from its watch if nothing was."""
-        watched_ms = watch_list.watched_at(outcome.target) * 1000
+
+class _Stalest:
+    """How old what is known of watched targets had become when their turn came."""
+
+    def __init__(self, table: StateTable, wall_clock: Callable[[], float]) -> None:
+        self._table = table
+        self._wall_clock = wall_clock
+        self._oldest_ms: int | None = None
+        # Of those that failed the table knows; a sample bounds what that costs.
+        self._failed: dict[Target, int] = {}
+
+    def take(self, outcome: Outcome, watched_at: int) -> None:
+        """Take note of one target, watched since then (seconds since 1970)."""
         if isinstance(outcome.known, Known):
-            known_ms = outcome.known.was_observed_at_ms
-        else:
-            try:
-                known = self._table.read([outcome.target]).get(outcome.target)
-            except StateUnavailable:
-                known = None
-            known_ms = known.state().observed_at_ms if known else None
-        return max(self._wall_clock() - max(known_ms or 0, watched_ms) / 1000, 0)
+            self._note(outcome.known.was_observed_at_ms or watched_at * 1000)
+        elif len(self._failed) < MAX_BATCH_KEYS:
+            self._failed[outcome.target] = watched_at
+
+    def tell(self) -> None:
+        """Record the age of the stalest, if there was any target at all."""
+        try:
+            known = self._table.read(self._failed)
+        except StateUnavailable:
+            known = {}
+        for target, watched_at in self._failed.items():
+            observed_at_ms = known[target].state().observed_at_ms if target in known else None
+            self._note(observed_at_ms or watched_at * 1000)
+        if self._oldest_ms is not None:
+            record("StalestState", max(self._wall_clock() - self._oldest_ms / 1000, 0), "Seconds")
+
+    def _note(self, at_ms: int) -> None:
+        self._oldest_ms = at_ms if self._oldest_ms is None else min(at_ms, self._oldest_ms)
 
 
 class _Report:
@@ -187,6 +210,7 @@ class _Report:
         self._wall_clock = wall_clock
         self._started = clock()
         self._asking_seconds = 0.0
+        self._oldest = 0.0
         self._outbox: list[Outgoing] = []
         self._failures: list[dict[str, Any]] = []
         self._delivered = self._unchanged = self._failed = 0
@@ -202,6 +226,7 @@ class _Report:
             self._unchanged += 1
         else:
             self._add(outgoing)
+        self.flush_if_old()
 
     def add_problem(self, target: Target, error: StreamStateError) -> None:
         """Tell why nothing is known of a target."""
@@ -210,6 +235,11 @@ class _Report:
     def asking_ends(self) -> None:
         """Take the time: what comes now is telling only."""
         self._asking_seconds = self._clock() - self._started
+
+    def flush_if_old(self) -> None:
+        """Send what waits if it has waited long enough for others to be sent with."""
+        if self._outbox and self._clock() - self._oldest > MAX_WAIT_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Send all that waits."""
@@ -237,12 +267,14 @@ class _Report:
         }
 
     def _add(self, outgoing: Outgoing) -> None:
+        if not self._outbox:
+            self._oldest = self._clock()
         self._outbox.append(outgoing)
         if len(self._outbox) >= MAX_BATCH_ENTRIES:
             self.flush()
 
     def _fail(self, target: Target, error: StreamStateError) -> None:
         self._failed += 1
-        log_error(error, target)
         if len(self._failures) < MAX_FAILURES_SHOWN:
+            log_error(error, target)
             self._failures.append({**target.as_dict(), "problem": error.problem()})

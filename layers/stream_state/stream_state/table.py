@@ -7,6 +7,7 @@ readers check it too.
 
 import json
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ PAGE_ITEMS = 200
 MAX_BATCH_KEYS = 100
 MAX_BATCH_WRITES = 25
 MAX_TRIES = 10
+BACKOFF_SECONDS = 0.2
 
 type Item = Mapping[str, Any]
 
@@ -66,10 +68,19 @@ class Page[T]:
 class StateTable:
     """One table, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, client: "DynamoDBClient", name: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        name: str,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self._client = client
         self._name = name
         self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
 
     @classmethod
     def from_settings(cls, settings: Settings, timeout_seconds: float = 1, tries: int = 3) -> Self:
@@ -167,6 +178,10 @@ class StateTable:
                     known[target] = self._known(target, item)
         return known
 
+    def _pause(self) -> None:
+        """Wait before asking for what DynamoDB left undone."""
+        self._sleep(self._jitter(0, BACKOFF_SECONDS))
+
     def _batch_get(self, keys: list[Item]) -> Iterator[Item]:
         for _ in range(MAX_TRIES):
             answer = self._call("batch_get_item", RequestItems={self._name: {"Keys": keys}}, table=None)
@@ -174,6 +189,7 @@ class StateTable:
             keys = answer.get("UnprocessedKeys", {}).get(self._name, {}).get("Keys", [])
             if not keys:
                 return
+            self._pause()
         message = "DynamoDB left part of a read undone. Try again."
         raise StateUnavailable(message)
 
@@ -193,6 +209,7 @@ class StateTable:
                 requests = answer.get("UnprocessedItems", {}).get(self._name, [])
                 if not requests:
                     break
+                self._pause()
             else:
                 message = "DynamoDB left part of a write undone. Try again."
                 raise StateUnavailable(message)
@@ -204,7 +221,7 @@ class StateTable:
 
     def watches(self, after: str | None, last: str | None = None) -> Page[Watch]:
         """A page of the watches that have not expired, in the order of their keys, up to the key `last`."""
-        items, next_key = self._query("watch", after, last)
+        items, next_key = self._query("watch", after, last, consistent=True)
         return Page(
             [Watch(_target(item), int(item["watched_at"]["N"]), int(item["expires_at"]["N"])) for item in items],
             next_key,

@@ -68,11 +68,27 @@ class _BoundedAdapter(HTTPAdapter):
 
 
 class _HttpConnection(HTTPConnection):
+    """A connection whose time-out covers all addresses of its host together, not each."""
+
     response_class = _BoundedResponse
 
+    def _new_conn(self) -> socket.socket:
+        timeout = self.timeout
+        try:
+            addresses = len(socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM))
+        except OSError:
+            addresses = 1
+        self.timeout = timeout / addresses if timeout else timeout
+        try:
+            connected = super()._new_conn()
+        finally:
+            self.timeout = timeout
+        connected.settimeout(timeout)
+        return connected
 
-class _HttpsConnection(HTTPSConnection):
-    response_class = _BoundedResponse
+
+class _HttpsConnection(_HttpConnection, HTTPSConnection):
+    pass
 
 
 class _HttpPool(urllib3.HTTPConnectionPool):

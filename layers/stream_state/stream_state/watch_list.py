@@ -29,6 +29,7 @@ class WatchList:
         self._ending = Event()
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target, Watch] = {}
+        self._error: StateUnavailable | None = None
         self.ended = False
 
     def take(self) -> bool:
@@ -46,7 +47,12 @@ class WatchList:
         for first, last in parts:
             after: str | None = first
             while True:
-                page = self._table.watches(after, last)
+                try:
+                    page = self._table.watches(after, last)
+                except StateUnavailable as error:
+                    # What is under way is taken first.
+                    self._error = error
+                    return
                 for watch in page.entries:
                     if self._clock() - self._kept_at > LEASE_SECONDS:
                         logger.warning("The sweep lost the lease of the watch list, and ends.")
@@ -72,10 +78,12 @@ class WatchList:
         self._keep_if_due()
 
     def release(self) -> None:
-        """Store the cursor and let go of the lease."""
+        """Store the cursor and let go of the lease; raises `StateUnavailable` if the list could not be read."""
         self._ending.set()
         self._keeper.join()
         self._keep(release=True)
+        if self._error:
+            raise self._error
 
     def _keep_on(self) -> None:
         # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.

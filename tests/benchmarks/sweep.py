@@ -1,0 +1,198 @@
+"""Measures sweeps of watched users: how long at the configured rate, and how much memory by the length of the list.
+
+The first part runs against moto's server and the simulator, each in a process of its own, with answers that take 20 to
+250 ms. The second raises the rate and replaces table, queue and vendor by stand-ins that keep nothing, so that what
+grows would be the sweep's own.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
+
+import boto3  # noqa: E402 - after the path to the package
+
+from stream_state.lookup import Lookup, Teller  # noqa: E402 - as above
+from stream_state.model import FOUND, Fact, Medium, StreamState, Target  # noqa: E402 - as above
+from stream_state.queue import ResultsQueue  # noqa: E402 - as above
+from stream_state.settings import Settings  # noqa: E402 - as above
+from stream_state.sweep import Sweep, SweepRequest  # noqa: E402 - as above
+from stream_state.table import PAGE_ITEMS, StateTable, Watch  # noqa: E402 - as above
+
+APP_ID = "app-1"
+DELAY_SECONDS = (0.020, 0.250)
+SPAWN = multiprocessing.get_context("spawn")
+AWS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Throw away the metrics, which Powertools prints."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def simulate(ready: Any, done: Any) -> None:
+    """Be the vendor until told to end; say the worst second then."""
+    from tests.sandbox.simulator import KEYS, Simulator
+
+    with Simulator() as simulator:
+        simulator.app_ids = (APP_ID,)
+        simulator.calls_per_second = None
+        simulator.unknown_is_error = False
+        simulator.delay_seconds = lambda: random.uniform(*DELAY_SECONDS)  # noqa: S311 - no secret
+        ready.put((simulator.url, KEYS.access_key_id, KEYS.secret_access_key))
+        done.get()
+        ready.put(simulator.worst_second)
+
+
+def serve_aws(ready: Any, done: Any) -> None:
+    """Be AWS until told to end."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    ready.put("http://{}:{}".format(*server.get_host_and_port()))
+    done.get()
+    server.stop()
+
+
+@contextmanager
+def process(job: Any) -> Iterator[tuple[Any, Any]]:
+    """Run a job in a process of its own; what it is ready with, and how to end it and hear more."""
+    ready, done = SPAWN.Queue(), SPAWN.Queue()
+    child = SPAWN.Process(target=job, args=(ready, done), daemon=True)
+    child.start()
+    try:
+        yield ready, done
+    finally:
+        done.put(None)
+        child.join(10)
+
+
+def throughput(targets: int, qps: float) -> dict[str, Any]:
+    """Sweep watched users at the rate, through the shared limiter, and compare with the time the rate allows."""
+    os.environ |= AWS
+    with process(serve_aws) as (aws, _), process(simulate) as (vendor, end_vendor):
+        os.environ["AWS_ENDPOINT_URL"] = aws.get()
+        url, access_key_id, secret_access_key = vendor.get()
+        secret = json.dumps({"access_key_id": access_key_id, "secret_access_key": secret_access_key})
+        boto3.client("secretsmanager").create_secret(Name="keys", SecretString=secret)
+        boto3.client("dynamodb").create_table(
+            TableName="states",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        )
+        settings = Settings.from_environment(
+            {
+                "RTC_APP_IDS": APP_ID,
+                "RTC_ENDPOINT": url,
+                "RTC_SECRET_ID": "keys",
+                "RTC_QPS": str(qps),
+                "TABLE_NAME": "states",
+                "RESULTS_QUEUE_URL": boto3.client("sqs").create_queue(QueueName="results")["QueueUrl"],
+            }
+        )
+        everyone = [Target(APP_ID, "hall", f"user-{number:05}") for number in range(targets)]
+        StateTable.from_settings(settings).watch(everyone, 86_400)
+        deadline = time.monotonic() + 10 * targets / qps
+        with quiet():
+            summary = Sweep.from_settings(settings).run(SweepRequest(None, "changes"), deadline, deadline)
+        end_vendor.put(None)
+        ratio = summary["duration_seconds"] / (targets / qps)
+        return {**summary, "duration / (targets / rate)": round(ratio, 3), "worst second at the vendor": vendor.get()}
+
+
+class NothingKept:
+    """DynamoDB and SQS that accept everything and keep nothing, with a watch list of so many users."""
+
+    def __init__(self, targets: int) -> None:
+        self._targets = targets
+
+    def query(self, ExclusiveStartKey: Mapping[str, Any] | None = None, **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's
+        start = int(ExclusiveStartKey["sk"]["S"].rpartition("-")[2]) + 1 if ExclusiveStartKey else 0
+        end = min(start + PAGE_ITEMS, self._targets)
+        watches = [Watch(Target(APP_ID, "hall", f"user-{number}"), 0, 2**40) for number in range(start, end)]
+        items = [
+            {"pk": {"S": "watch"}, "sk": {"S": watch.key}, "watched_at": {"N": "0"}, "expires_at": {"N": str(2**40)}}
+            | {name: {"S": value} for name, value in watch.target.as_dict().items()}
+            for watch in watches
+        ]
+        return {"Items": items} | ({"LastEvaluatedKey": items[-1]} if end < self._targets else {})
+
+    def get_item(self, **_: Any) -> dict[str, Any]:
+        return {}
+
+    def update_item(self, **_: Any) -> dict[str, Any]:
+        return {"Attributes": {}}
+
+    def send_message_batch(self, Entries: list[dict[str, Any]], **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's
+        return {"Successful": [{"Id": entry["Id"], "MessageId": entry["Id"]} for entry in Entries]}
+
+
+class Vendor:
+    """A client of the vendor that knows an answer for everyone."""
+
+    def stream_state(self, target: Target, *_: Any) -> StreamState:
+        now_ms = int(time.time() * 1000)
+        facts = {medium.value: Fact(value=False, at_ms=now_ms) for medium in Medium}
+        return StreamState(target, {**facts, FOUND: Fact(None, now_ms)}, "query")
+
+
+def peak_memory(targets: int, found: Any) -> None:
+    """Sweep so many watched users with stand-ins; tell the peak memory in MiB before and after."""
+    logging.disable(logging.CRITICAL)
+    client: Any = NothingKept(targets)
+    vendor: Any = Vendor()
+    table = StateTable(client, "states")
+    sweep = Sweep(Lookup(vendor, table), Teller(ResultsQueue(client, "https://queue"), table), table)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with quiet():
+        summary = sweep.run(SweepRequest(None, "changes"), time.monotonic() + 600, time.monotonic() + 600)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1024 if sys.platform == "linux" else 1024 * 1024
+    found.put((summary["delivered"], before / unit, after / unit, summary["calls_per_second"]))
+
+
+def memory(targets: int) -> tuple[int, float, float, float]:
+    """Run `peak_memory` in a process of its own."""
+    found = SPAWN.Queue()
+    child = SPAWN.Process(target=peak_memory, args=(targets, found))
+    child.start()
+    result: tuple[int, float, float, float] = found.get()
+    child.join()
+    return result
+
+
+def main() -> None:
+    """Print both parts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", type=int, default=3000)
+    parser.add_argument("--qps", type=float, default=50)
+    arguments = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    print(f"Sweep of {arguments.targets} watched users at {arguments.qps:g} a second")
+    for name, value in throughput(arguments.targets, arguments.qps).items():
+        if name != "failures":
+            print(f"  {name:28} {value}")
+    print("Memory of a sweep, peak in MiB")
+    for targets in (1_000, 40_000):
+        delivered, before, after, rate = memory(targets)
+        print(f"  {targets:6} users: {before:6.1f} before, {after:6.1f} after ({delivered} told, {rate:.0f}/s)")
+
+
+if __name__ == "__main__":
+    main()

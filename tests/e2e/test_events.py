@@ -1,7 +1,7 @@
 """Every sample event and every batch is answered rightly by the built artifacts."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.http import Http
-from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, ROOM
+from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, ROOM, sample
 from tests.sandbox.functions import Functions
 from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
@@ -17,6 +17,7 @@ from tests.sandbox.stack import Sandbox
 # The vendor's names of the media, and ours.
 MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
 FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
+PUSHED = [name for name in EXPECTED if name.startswith("callback/")]
 BATCH = [{"room_id": ROOM, "user_id": f"student-{number}"} for number in range(100)]
 PROBE = """
 import boto3, requests, aws_lambda_powertools, stream_state
@@ -24,6 +25,11 @@ import boto3, requests, aws_lambda_powertools, stream_state
 def handler(event, context):
     return [module.__file__ for module in (boto3, requests, aws_lambda_powertools, stream_state)]
 """
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Mapping[str, str]:
+    return {"EnableCallbacks": "true"}
 
 
 @pytest.fixture
@@ -49,12 +55,12 @@ def test_every_sample_event_is_listed() -> None:
     assert {str(file.relative_to(EVENTS)) for file in EVENTS.glob("*/*.json")} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in PUSHED])
 def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Callable[[str, Any], None], name: str) -> None:
     answered, queued = EXPECTED[name]
     folder = name.partition("/")[0]
 
-    invocation = classroom.invoke(FUNCTIONS[folder], json.loads((EVENTS / name).read_text()))
+    invocation = classroom.invoke(FUNCTIONS[folder], sample(name))
 
     assert invocation.error is None
     answer = invocation.payload
@@ -74,6 +80,22 @@ def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Callable[[str,
     # The simulator, and the vendor's package in it, accepted the signature of every call.
     assert {arrival.outcome for arrival in classroom.simulator.arrivals} <= {"OK"}
     assert len(classroom.simulator.arrivals) == len(set(answered) | set(queued))
+
+
+@pytest.mark.parametrize("name", PUSHED)
+def test_a_sample_of_a_pushed_event_is_taken_in(
+    sandbox: Sandbox, conforms: Callable[[str, Any], None], name: str
+) -> None:
+    invocation = sandbox.invoke("CallbackFunction", sample(name))
+
+    assert invocation.error is None
+    assert invocation.payload.get("statusCode", 200) == 200
+    assert not invocation.payload.get("batchItemFailures")
+    messages = sandbox.receive_messages(1)
+    assert {(message["user_id"], message["source"]) for message in messages} == {("teacher", "callback")}
+    for message in messages:
+        conforms("message", message)
+    assert not sandbox.simulator.arrivals
 
 
 def test_a_get_is_answered_over_http(

@@ -6,16 +6,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-import requests
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.utils import json_path
@@ -126,13 +124,9 @@ class Machine:
 
 
 @pytest.fixture
-def machine(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    aws = stack.aws
-    settings = {"stepfunctions": {"execute_state_machine": True}}
-    requests.post(f"{aws.url}/moto-api/config", json=settings, timeout=5).raise_for_status()
-    monkeypatch.setenv("MOTO_PORT", str(urlsplit(aws.url).port))
-    machine = Machine(aws.client("stepfunctions"))
-    monkeypatch.setattr(aws, "_invoke_api", machine.invoke)
+def machine(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(stack.aws.client("stepfunctions"))
+    monkeypatch.setattr(stack.aws, "_invoke_api", machine.invoke)
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=machine.retried_after_seconds.append))
     # The interpreter parses a path and makes a client each time it needs one, which takes most of its time.
     monkeypatch.setattr(json_path, "parse", functools.cache(json_path.parse))
@@ -140,9 +134,7 @@ def machine(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(
         lambda_eval_utils, "boto_client_for", lambda *, region, service, **others: make_client(region, service)
     )
-    yield machine
-    settings["stepfunctions"]["execute_state_machine"] = False
-    requests.post(f"{aws.url}/moto-api/config", json=settings, timeout=5).raise_for_status()
+    return machine
 
 
 @pytest.fixture

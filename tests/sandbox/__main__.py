@@ -46,7 +46,7 @@ def start(command: str) -> int:
     if not BUILT_TEMPLATE.exists():
         print("There is nothing to run yet: make build makes it.", file=sys.stderr)
         return 1
-    with Sandbox() as sandbox:
+    with Sandbox({"EnableCallbacks": "true"}) as sandbox:
         return Demonstration(sandbox).run() if command == "run" else serve(sandbox)
 
 

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -12,6 +14,7 @@ from typing import Any
 import boto3
 import moto.sqs.models
 from botocore.config import Config
+from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
@@ -19,6 +22,8 @@ from tests.sandbox.functions import ACCOUNT_ID, INVOKE_PREFIX
 from tests.sandbox.server import Request, Response
 
 MAX_FIFO_ID_CHARACTERS = 128
+# Moto checks its form and no more.
+ROLE = f"arn:aws:iam::{ACCOUNT_ID}:role/sandbox"
 # The smallest maximum that a queue has by default anywhere.
 moto.sqs.models.MAXIMUM_MESSAGE_LENGTH = 256 * 1024
 
@@ -45,6 +50,9 @@ class Aws:
 
     def __init__(self, region: str, invoke_api: Callable[[Request], Response]) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        # It reports each error that a state machine raises, also those that are caught.
+        logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)
+        default_user_config["stepfunctions"]["execute_state_machine"] = True
         self.region = region
         self.intercept: Interceptor = lambda operation, call: None
         self._next: dict[str, deque[Reply]] = defaultdict(deque)
@@ -83,6 +91,9 @@ class Aws:
             start_response(f"{response.status} -", response.headers)
             return [response.body]
         call = json.loads(body or b"{}") if operation else {}
+        if operation == "AWSStepFunctions.StartExecution":
+            # Where the state machine's own calls go.
+            os.environ |= {"MOTO_PORT": str(self._server.server_port), "no_proxy": "localhost"}
         prepared = self._next[operation]
         reply = prepared.popleft() if prepared else self.intercept(operation, call) or _check_fifo_ids(operation, call)
         if reply is None:
@@ -106,11 +117,15 @@ class Aws:
                 return {"Ref": name, "Arn": table["TableArn"]}
             case "AWS::Lambda::Function":
                 return {"Ref": name, "Arn": f"arn:aws:lambda:{self.region}:{ACCOUNT_ID}:function:{name}"}
-            case "AWS::ApiGatewayV2::Api":
-                return {"Ref": "sandbox", "ApiEndpoint": f"https://sandbox.execute-api.{self.region}.amazonaws.com"}
+            case "AWS::StepFunctions::StateMachine":
+                values = properties["DefinitionSubstitutions"]
+                definition = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], properties["DefinitionString"])
+                make = self.client("stepfunctions").create_state_machine
+                return {"Ref": make(name=name, definition=definition, roleArn=ROLE)["stateMachineArn"]}
         # The others (roles, log groups, layers, schedules) have no effect here; only their names are needed.
         service = kind.split("::")[1].lower()
-        return {"Ref": name, "Arn": f"arn:aws:{service}:{self.region}:{ACCOUNT_ID}:{name}"}
+        endpoint = f"https://sandbox.execute-api.{self.region}.amazonaws.com"
+        return {"Ref": name, "Arn": f"arn:aws:{service}:{self.region}:{ACCOUNT_ID}:{name}", "ApiEndpoint": endpoint}
 
     def create_queue(self, name: str, properties: dict[str, Any]) -> dict[str, str]:
         """Make a queue from CloudFormation's properties; a FIFO queue gets the suffix of its name."""

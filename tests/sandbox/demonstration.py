@@ -5,17 +5,18 @@ import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import batched
 from typing import Any
 
 import requests
 
 from tests.sandbox.functions import HAS_RUNTIME_CLIENT
-from tests.sandbox.simulator import MEDIA, Keys
+from tests.sandbox.simulator import MEDIA, Keys, signed
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
 EVENTS = REPOSITORY / "events"
-ROOM, HALL = "class-1", "hall-1"
+ROOM, HALL, STAGE = "class-1", "hall-1", "stage-1"
 WIDTH = 116
 # What each user of the room publishes.
 CLASSROOM: Mapping[str, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ HEADINGS = {
     "api": ("ApiFunction", "API Gateway: ApiFunction answers events of an HTTP API (2.0) and of a REST API (1.0)"),
     "task": ("TaskFunction", "Step Functions and direct invocation: TaskFunction answers, or delivers to the queue"),
     "sweep": ("SweepFunction", "EventBridge: SweepFunction asks for many users and delivers to the queue"),
+    "callback": ("CallbackFunction", "The vendor's pushed events, from API Gateway and from the queue of parked ones"),
 }
 # By event: the users whose states are answered, and those whose states go to the queue. Nobody is watched here.
 EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -40,6 +42,7 @@ EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "api/query-rest-api.json": (ALL, ()),
     "task/single.json": (("teacher",), ()),
     "task/several.json": (ALL, ()),
+    "task/until.json": (("teacher",), ()),
     "task/deliver-queue.json": (("teacher", "student-1"), ("teacher", "student-1")),
     "sweep/scheduler-with-input.json": ((), ALL),
     "sweep/scheduler-without-input.json": ((), ()),
@@ -47,7 +50,23 @@ EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sweep/rule-bare.json": ((), ()),
     "sweep/direct-invoke.json": ((), ("student-2",)),
     "sweep/watched.json": ((), ()),
+    "callback/stream-start-http-api.json": ((), ()),
+    "callback/stream-stop-rest-api.json": ((), ()),
+    "callback/retry-queue.json": ((), ()),
 }
+
+
+def sample(name: str) -> dict[str, Any]:
+    """An event of events/, its times made present."""
+    event: dict[str, Any] = json.loads((EVENTS / name).read_text())
+    if "until" in event:
+        event["until"]["started_at"] = datetime.now(UTC).isoformat()
+    if name.startswith("callback/"):
+        for carrier in event.get("Records", [event]):
+            carrier["body"] = signed(json.loads(carrier["body"]))
+            carrier["messageAttributes"] = {}
+            carrier.setdefault("attributes", {})["SentTimestamp"] = str(int(time.time() * 1000))
+    return event
 
 
 def _fill(text: str, indent: str) -> str:
@@ -105,6 +124,8 @@ class Demonstration:
         self._over_http()
         self._heading(f"A sweep of {len(WATCHED)} watched users, at the limit that all functions share")
         self._watched_sweeps()
+        self._heading("A host joins and publishes: pushed events, and a workflow that waits for the camera")
+        self._host()
         self._heading("The signing keys are replaced while the application runs")
         self._rotation()
         simulator = self.sandbox.simulator
@@ -119,9 +140,16 @@ class Demonstration:
         return 1 if self.wrong else 0
 
     def _event(self, function: str, name: str, answered: tuple[str, ...], queued: tuple[str, ...]) -> None:
-        event = json.loads((EVENTS / name).read_text())
+        event = sample(name)
         asked = _http_request(event) if name.startswith("api/") else json.dumps(event)
+        if name.startswith("callback/"):
+            asked = " ".join(carrier["body"] for carrier in event.get("Records", [event]))
         answer = self._invoke(function, event, f"{function} <- events/{name}", asked)
+        if function == "CallbackFunction":
+            self._check(name, not answer.get("batchItemFailures"), "an event failed")
+            for message in self.sandbox.receive_messages():
+                self._show(message, "queue: ")
+            return
         if function == "SweepFunction":
             self._check(name, answer.get("delivered") == len(queued), f"{answer.get('delivered')} delivered")
         else:
@@ -176,6 +204,33 @@ class Demonstration:
         self._check(what, right, f"{summary}, and messages about {len(messages)} users")
         return messages
 
+    def _host(self) -> None:
+        simulator, started = self.sandbox.simulator, time.perf_counter()
+        waiting = {"room_id": STAGE, "user_id": "host", "medium": "video", "interval_seconds": 1, "timeout_seconds": 60}
+        before = len(simulator.arrivals)
+
+        def join() -> None:
+            while len(simulator.arrivals) == before:
+                time.sleep(0.05)
+            simulator.push_to = f"{self.sandbox.api_url}/callbacks/rtc"
+            simulator.publish(STAGE, "host", "Audio", "Video")
+
+        execution = self.sandbox.wait_for_stream(waiting, join)
+        answer = json.loads(execution.get("output", "{}"))
+        title = "WaitForStream starts; when it has found that the host is not there, the host joins:"
+        duration_ms = (time.perf_counter() - started) * 1000
+        self._tell(title, json.dumps(waiting), execution["status"], duration_ms, answer)
+        self._check("WaitForStream", answer.get("holds") is True, f"{execution['status']} {execution.get('error')}")
+        simulator.leave(STAGE, "host")
+        simulator.push_to = None
+        print("  What the events told the queue, the host's leaving at the end included:")
+        messages = self.sandbox.receive_messages(4)
+        for message in messages:
+            self._show(message, "queue: ")
+        left = messages[-1] if messages else {}
+        right = (left.get("present"), left.get("publishing"), left.get("source")) == (False, False, "callback")
+        self._check("the queue after the events", right, f"the last message is {left}")
+
     def _rotation(self) -> None:
         simulator = self.sandbox.simulator
         simulator.rotate(SECOND_KEYS)
@@ -214,7 +269,7 @@ class Demonstration:
         if "watches" in answer:
             print(f"    {len(answer['watches'])} watches until {answer['watches'][0]['expires_at']}")
         else:
-            for document in answer.get("results", [answer]):
+            for document in filter(None, answer.get("results", [answer])):
                 self._show(document)
 
     def _show(self, document: dict[str, Any], prefix: str = "  ") -> None:

@@ -10,11 +10,14 @@ from tests.sandbox.stack import Sandbox
 
 def serve(sandbox: Sandbox) -> int:
     """Print what to try, and wait for Ctrl-C."""
+    sandbox.simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
     for user, media in CLASSROOM.items():
         sandbox.simulator.publish(ROOM, user, *media)
     targets = json.dumps({"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
     queued = json.dumps({"room_id": ROOM, "user_id": "teacher", "deliver": "queue"})
     receive = json.dumps({"QueueUrl": sandbox.queue_url, "MaxNumberOfMessages": 10})
+    waiting = {"room_id": ROOM, "user_id": "student-1", "medium": "video"}
+    execution = json.dumps({"stateMachineArn": sandbox.outputs["WaitForStreamArn"], "input": json.dumps(waiting)})
     student = f"{sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1"
     print(
         f"""The sandbox is running. In the room {ROOM} are {", ".join(CLASSROOM)}.
@@ -27,12 +30,16 @@ def serve(sandbox: Sandbox) -> int:
 Ask for one state, or several:
   curl -s {sandbox.api_url}/rooms/{ROOM}/users/teacher/stream-state
   curl -s {sandbox.api_url}/stream-states/query -d '{targets}' -H 'Content-Type: application/json'
-Let a student switch the camera on, or leave (media: audio, video, screen_audio, screen_video):
+Let a student switch the camera on, or leave (media: audio, video, screen_audio, screen_video); events tell it too:
   curl -s -X PUT {student} -d '{{"video": true}}'
   curl -s -X DELETE {student}
-Invoke the functions, and read the queue:
+Invoke the functions:
   curl -s {sandbox.aws.url}{INVOKE_PREFIX}TaskFunction/invocations -d '{queued}'
   curl -s {sandbox.aws.url}{INVOKE_PREFIX}SweepFunction/invocations -d '{targets}'
+Let the state machine wait for that camera:
+  curl -s {sandbox.aws.url} --user sandbox:sandbox --aws-sigv4 aws:amz:{REGION}:states \\
+    -H 'X-Amz-Target: AWSStepFunctions.StartExecution' -H 'Content-Type: application/x-amz-json-1.0' -d '{execution}'
+Read the queue:
   curl -s {sandbox.aws.url} --user sandbox:sandbox --aws-sigv4 aws:amz:{REGION}:sqs \\
     -H 'X-Amz-Target: AmazonSQS.ReceiveMessage' -H 'Content-Type: application/x-amz-json-1.0' -d '{receive}'
 

@@ -1,5 +1,6 @@
 """The RTC service on loopback: it speaks the vendor's protocol, holds rooms, and fails in any way it is told to."""
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -15,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+import requests
+
 from tests.sandbox.server import RESET, LoopbackServer, Request, Response
 
 # The media as the vendor calls them, and by the names of this project.
@@ -23,6 +26,9 @@ APP_ID = "661e8f2a9b3c4d5e6f708192"
 CLOCK_WINDOW_SECONDS = 900
 LEGAL_ID = re.compile("[A-Za-z0-9@._-]{1,128}")
 JSON = {"Content-Type": "application/json"}
+# What the console's callback key would be, and how often the vendor pushes an event that is not answered 200.
+CALLBACK_KEY = "sandbox-callback-key"
+PUSH_TRIES = 3
 METADATA = {"RequestId": "20261123030405SANDBOX", "Service": "rtc", "Region": "cn-north-1"}
 
 
@@ -167,6 +173,16 @@ def verify_signature(request: Request, keys: Keys) -> bool:
     return hmac.compare_digest(key.hex(), fields.get("Signature", ""))
 
 
+def signed(event: dict[str, str]) -> str:
+    """A pushed event as of now, with its signature (69820)."""
+    now = datetime.now(UTC)
+    data = json.loads(event["EventData"]) | {"Timestamp": int(now.timestamp() * 1000)}
+    fields = event | {"EventData": json.dumps(data), "EventTime": now.isoformat()}
+    fields.pop("Signature", None)
+    digest = hashlib.sha256("".join(sorted([*fields.values(), CALLBACK_KEY])).encode()).hexdigest()
+    return json.dumps(fields | {"Signature": digest})
+
+
 class Simulator(LoopbackServer):
     """The service with its rooms, keys, limits and faults; every attribute may be changed while it runs."""
 
@@ -187,6 +203,8 @@ class Simulator(LoopbackServer):
         self._arrived: deque[float] = deque()
         self._granted: deque[float] = deque()
         self._lock = threading.RLock()
+        # The address that events are pushed to, if any.
+        self.push_to: str | None = None
         super().__init__(self._answer)
 
     def rotate(self, *keys: Keys) -> None:
@@ -199,15 +217,21 @@ class Simulator(LoopbackServer):
 
     def join(self, room_id: str, user_id: str, app_id: str | None = None) -> set[str]:
         """Let a user enter a room, which comes to be with its first user; what the user publishes."""
-        return self._rooms.setdefault((app_id or self.app_ids[0], room_id), {}).setdefault(user_id, set())
+        users = self._rooms.setdefault((app_id or self.app_ids[0], room_id), {})
+        if user_id not in users:
+            users[user_id] = set()
+            self._push("UserJoinRoom", app_id, RoomId=room_id, UserId=user_id)
+        return users[user_id]
 
     def leave(self, room_id: str, user_id: str, app_id: str | None = None) -> None:
         """Let a user leave; the room ends with its last user."""
         with self._lock:
             key = (app_id or self.app_ids[0], room_id)
-            self._rooms.get(key, {}).pop(user_id, None)
-            if not self._rooms.get(key):
-                self._rooms.pop(key, None)
+            if self._rooms.get(key, {}).pop(user_id, None) is not None:
+                self._push("UserLeaveRoom", app_id, RoomId=room_id, UserId=user_id)
+            if not self._rooms.get(key, True):
+                del self._rooms[key]
+                self._push("RoomDestroy", app_id, RoomId=room_id)
 
     def publish(
         self, room_id: str, user_id: str, *media_types: str, on: bool = True, app_id: str | None = None
@@ -217,7 +241,24 @@ class Simulator(LoopbackServer):
             raise ValueError(f"no such media type: {', '.join(sorted(unknown))}")
         with self._lock:
             media = self.join(room_id, user_id, app_id)
+            changed = [medium for medium in media_types if (medium in media) is not on]
             (media.update if on else media.difference_update)(media_types)
+            for medium in changed:
+                kind = f"User{medium}Stream{'Start' if on else 'Stop'}"
+                self._push(kind, app_id, RoomId=room_id, UserId=user_id)
+
+    def _push(self, kind: str, app_id: str | None, **data: str) -> None:
+        if self.push_to is None:
+            return
+        fields = {"EventType": kind, "EventData": json.dumps(data), "AppId": app_id or self.app_ids[0]}
+        event = signed(fields | {"EventId": secrets.token_hex(16), "Version": "2020-12-01", "Nonce": "aaBc"})
+        with requests.Session() as session:
+            # Proxies of the environment are ignored: this must not leave the machine.
+            session.trust_env = False
+            for _ in range(PUSH_TRIES):
+                with contextlib.suppress(requests.RequestException):
+                    if session.post(self.push_to, event.encode(), headers=JSON, timeout=5).status_code == 200:
+                        return
 
     def _answer(self, request: Request, connection: socket.socket) -> Response | None:
         if request.path.startswith("/_simulator/"):

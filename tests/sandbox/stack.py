@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from tests.sandbox.aws import Aws
 from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
 from tests.sandbox.server import Request, Response
-from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator, Verify, verify_signature
+from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, KEYS, Keys, Simulator, Verify, verify_signature
 from tests.sandbox.template import Template
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,6 +49,9 @@ class Sandbox:
             self.rest_api_url = closing.enter_context(Gateway(routes, self.invoke, rest=True)).url
             if "SigningKeysSecret" in self.template.resources:
                 self.put_keys(KEYS)
+            if key_secret := self.outputs.get("CallbackKeySecretArn"):
+                text = json.dumps({"callback_key": CALLBACK_KEY})
+                self.client("secretsmanager").put_secret_value(SecretId=key_secret, SecretString=text)
             self._closing = closing.pop_all()
 
     def _invoke_api(self, request: Request) -> Response:
@@ -74,6 +77,19 @@ class Sandbox:
         """Store any text in the stack's secret."""
         secret_id = self.outputs["SigningKeysSecretArn"]
         self.client("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=text)
+
+    def wait_for_stream(self, given: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """Execute the state machine to its end, while `meanwhile` is called once; the execution's description."""
+        client = self.client("stepfunctions")
+        # Moto gives every execution without a name the same one.
+        named = {"name": uuid4().hex, "stateMachineArn": self.outputs["WaitForStreamArn"]}
+        started = client.start_execution(**named, input=json.dumps(given))
+        meanwhile()
+        while True:
+            execution = client.describe_execution(executionArn=started["executionArn"])
+            if execution["status"] != "RUNNING":
+                return execution
+            time.sleep(0.05)
 
     def receive(self, at_least: int = 0, wait_seconds: float = 5) -> list[dict[str, Any]]:
         """Take the raw messages off the results queue: all there are, waiting until there were `at_least` so many."""

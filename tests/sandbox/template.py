@@ -1,5 +1,6 @@
 """template.yaml as CloudFormation would see it: transformed by SAM, conditions and intrinsic functions resolved."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ class Template(ResourceMap):
         source = yaml_parse(file.read_text())
         # SAM takes code from S3 only: the place of each local folder passes through it as the key of an object.
         for resource in source["Resources"].values():
+            if definition := resource.get("Properties", {}).pop("DefinitionUri", None):
+                resource["Properties"]["Definition"] = json.loads((file.parent / definition).read_text())
             for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri"}:
                 resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
         defaults = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}

@@ -182,7 +182,7 @@ def test_a_refusal_that_concerns_all_stops_a_sweep_of_watched_targets(
     assert world.rtc.calls == [ONE, TWO]
     assert (summary["delivered"], summary["failed"], summary["remaining"]) == (1, 1, 8)
     assert world.queue.users("stream_state_problem") == []
-    assert world.table.take_lease("next") == (True, Watch(TWO, 0, 0).key)
+    assert world.table.take_lease("next") == (True, Watch(ONE, 0, 0).key)
 
 
 class Ticks:

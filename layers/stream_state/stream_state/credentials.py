@@ -1,4 +1,4 @@
-"""The signing keys: from Secrets Manager, kept for a while, and read anew when the vendor rejects them."""
+"""The signing keys, and those of pushed events: from Secrets Manager, kept for a while, and read anew when the vendor rejects them."""
 
 import threading
 import time
@@ -105,7 +105,7 @@ class CachedSecret[T](ABC):
                     raise
                 self._stale_at = self._clock() + _RETRY_AFTER_SECONDS
                 logger.warning(
-                    "The earlier signing keys serve on. " + error.detail, extra={"error": type(error).__name__}
+                    "The earlier keys serve on. " + error.detail, extra={"error": type(error).__name__}
                 )
                 return self._keys
         finally:
@@ -223,11 +223,11 @@ def _member(secret: Mapping[str, Any], name: str, spellings: tuple[str, ...]) ->
 
 
 def _malformed(what: str) -> CredentialsInvalid:
-    return CredentialsInvalid(f"The secret with the signing keys {what}.")
+    return CredentialsInvalid(f"The secret with the keys {what}.")
 
 
 def _refusal(error: ClientError) -> StreamStateError:
     code = error.response.get("Error", {}).get("Code", "")
     if how := _HOW_TO_MEND.get(code):
         return _malformed(how)
-    return CredentialsUnavailable("Secrets Manager did not return the signing keys. Try again later.")
+    return CredentialsUnavailable("Secrets Manager did not return the keys. Try again later.")

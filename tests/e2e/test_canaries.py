@@ -187,7 +187,7 @@ def test_a_secret_that_goes_bad_is_not_shown(with_canaries: Sandbox, show: Calla
     show()
     with_canaries.put_secret(WITHOUT_KEYS["cut off"])
 
-    assert "The earlier signing keys serve on" in show()
+    assert "The earlier keys serve on" in show()
 
 
 def test_a_message_of_aws_is_not_shown(with_canaries: Sandbox, show: Callable[[], str]) -> None:
@@ -203,4 +203,4 @@ def test_a_message_of_aws_is_not_shown(with_canaries: Sandbox, show: Callable[[]
     text = show()
 
     assert "StateUnavailable" in text
-    assert "The earlier signing keys serve on" in text
+    assert "The earlier keys serve on" in text

@@ -32,7 +32,7 @@ def test_a_spoiled_secret_leaves_the_earlier_keys_serving(warm: Sandbox, http: H
 
     assert [http.get(PATH).status for _ in range(3)] == [200] * 3
 
-    assert "The earlier signing keys serve on" in warm.log("ApiFunction")[said:]
+    assert "The earlier keys serve on" in warm.log("ApiFunction")[said:]
 
 
 @pytest.mark.parametrize("code", ["InternalServiceError", "AccessDeniedException"])

@@ -99,7 +99,7 @@ def test_a_malformed_secret_is_an_error_that_says_what_is_wrong_and_not_what_it_
         keys.keys()
 
     conforms("problem", raised.value.problem())
-    assert str(raised.value).startswith(f"The secret with the signing keys {complaint}")
+    assert str(raised.value).startswith(f"The secret with the keys {complaint}")
     assert "canary" not in f"{raised.value!r}{raised.value.problem()}"
 
 
@@ -112,9 +112,9 @@ def test_a_malformed_secret_is_an_error_that_says_what_is_wrong_and_not_what_it_
         (aws_error("InvalidRequestException"), CredentialsInvalid, "marked for deletion"),
         (aws_error("InvalidParameterException"), CredentialsInvalid, "has a name that"),
         (aws_error("ValidationException"), CredentialsInvalid, "has a name that"),
-        (aws_error("ThrottlingException"), CredentialsUnavailable, "did not return the signing keys"),
-        (aws_error("InternalServiceError"), CredentialsUnavailable, "did not return the signing keys"),
-        (aws_error(""), CredentialsUnavailable, "did not return the signing keys"),
+        (aws_error("ThrottlingException"), CredentialsUnavailable, "did not return the keys"),
+        (aws_error("InternalServiceError"), CredentialsUnavailable, "did not return the keys"),
+        (aws_error(""), CredentialsUnavailable, "did not return the keys"),
         (ReadTimeoutError(endpoint_url="https://canary"), CredentialsUnavailable, "could not be reached (ReadTimeout"),
         (ConnectTimeoutError(endpoint_url="https://canary"), CredentialsUnavailable, "could not be reached (Connect"),
         (EndpointConnectionError(endpoint_url="https://canary"), CredentialsUnavailable, "could not be reached (End"),
@@ -169,7 +169,7 @@ def test_earlier_keys_serve_on_while_the_secret_cannot_be_read(
 
     assert [keys.keys(), keys.keys()] == [OLD_KEYS, OLD_KEYS]
     assert secrets.reads == 2
-    assert "The earlier signing keys serve on." in logs.getvalue()
+    assert "The earlier keys serve on." in logs.getvalue()
     clock.seconds += 30
     assert (keys.keys(), secrets.reads) == (NEW_KEYS, 3)
 

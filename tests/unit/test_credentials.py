@@ -130,7 +130,7 @@ def test_a_secret_that_cannot_be_read_is_an_error_that_says_whether_to_ask_again
 ) -> None:
     keys, _ = source(failure)
 
-    with pytest.raises(error, match=r"signing keys|Secrets Manager") as raised:
+    with pytest.raises(error, match=r"with the keys|Secrets Manager") as raised:
         keys.keys()
 
     assert shown in str(raised.value)

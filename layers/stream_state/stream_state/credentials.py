@@ -1,4 +1,4 @@
-"""The signing keys, and those of pushed events: from Secrets Manager, kept for a while, and read anew when the vendor rejects them."""
+"""The keys for signing and of pushed events: from Secrets Manager, kept for a while, read anew when rejected."""
 
 import threading
 import time
@@ -104,9 +104,7 @@ class CachedSecret[T](ABC):
                 if self._keys is None:
                     raise
                 self._stale_at = self._clock() + _RETRY_AFTER_SECONDS
-                logger.warning(
-                    "The earlier keys serve on. " + error.detail, extra={"error": type(error).__name__}
-                )
+                logger.warning("The earlier keys serve on. " + error.detail, extra={"error": type(error).__name__})
                 return self._keys
         finally:
             self._lock.release()

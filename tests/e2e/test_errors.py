@@ -339,7 +339,7 @@ def test_what_has_no_slot_in_time_is_told_so(sandbox: Sandbox, conforms: Callabl
     functions = sandbox.functions.functions
     usual = dict(functions)
     sandbox.functions.restart()
-    for name, seconds in (("ApiFunction", 5), ("TaskFunction", 5), ("SweepFunction", 6)):
+    for name, seconds in (("ApiFunction", 4.5), ("TaskFunction", 4.5), ("SweepFunction", 6)):
         slow = {**usual[name].environment, "RTC_QPS": "1", "RTC_BURST": "1"}
         functions[name] = replace(usual[name], timeout_seconds=seconds, environment=slow)
     http = Http(sandbox.api_url)

@@ -48,7 +48,6 @@ STEPS: dict[str, Callable[[str, Call], bool]] = {
 MAX_AGES = {"read what is young enough": 60}
 HOW: dict[str, Reply | None] = {
     "throttled": failure("ProvisionedThroughputExceededException"),
-    "failing": failure("InternalServerError", 500),
     "gone": None,
 }
 

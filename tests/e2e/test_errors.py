@@ -1,5 +1,6 @@
 """Every error of the taxonomy is reached through the entry points, in each form that it has."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -334,30 +335,33 @@ def test_a_wait_that_is_over_is_told_by_its_name(sandbox: Sandbox) -> None:
     assert raised.error_type == "StreamStateTimeout"
 
 
-def test_what_has_no_slot_in_time_is_told_so(sandbox: Sandbox, conforms: Callable[[str, Any], None]) -> None:
-    # Given functions that have, besides what they keep to answer, no more time than the second between two calls.
+def test_what_has_no_slot_in_time_is_told_so(
+    sandbox: Sandbox, http: Http, conforms: Callable[[str, Any], None]
+) -> None:
+    # Given a limit that is used up for two minutes to come, and a sweep that has seconds.
+    sandbox.client("dynamodb").put_item(
+        TableName=sandbox.outputs["StateTableName"],
+        Item={"pk": {"S": "limiter"}, "sk": {"S": "rtc"}, "next_us": {"N": str(int((time.time() + 120) * 1_000_000))}},
+    )
     functions = sandbox.functions.functions
-    usual = dict(functions)
+    usual = functions["SweepFunction"]
     sandbox.functions.restart()
-    for name, seconds in (("ApiFunction", 4.5), ("TaskFunction", 4.5), ("SweepFunction", 6)):
-        slow = {**usual[name].environment, "RTC_QPS": "1", "RTC_BURST": "1"}
-        functions[name] = replace(usual[name], timeout_seconds=seconds, environment=slow)
-    http = Http(sandbox.api_url)
+    functions["SweepFunction"] = replace(usual, timeout_seconds=6)
     try:
-        # When each is asked for more than that.
-        batch = http.post("/stream-states/query", {"targets": [{**TARGET, "user_id": f"u{n}"} for n in range(3)]})
-        single = http.get(PATH)
-        raised = [sandbox.invoke("TaskFunction", TARGET) for _ in range(2)][-1]
-        sandbox.invoke("SweepFunction", {"targets": [{**TARGET, "user_id": f"u{n}"} for n in range(12)]})
+        # When each form is asked for.
+        batch, single = http.post("/stream-states/query", {"targets": [TARGET]}), http.get(PATH)
+        raised = sandbox.invoke("TaskFunction", TARGET)
+        sandbox.invoke("SweepFunction", TARGET)
     finally:
-        functions.update(usual)
+        functions["SweepFunction"] = usual
         sandbox.functions.restart()
 
-    # Then it is a problem of its own, in each form.
-    assert (single.status, single.headers["retry-after"]) == (429, "1")
+    # Then it is a problem of its own, and nothing was called.
+    assert single.status == 429
+    assert 60 < int(single.headers["retry-after"]) < 120
     assert raised.error_type == "QuotaExceeded"
-    problems = [message["problem"] for message in sandbox.receive_messages(12) if "problem" in message]
-    assert problems
-    for problem in (single.body, batch.body["results"][-1], *problems):
+    (message,) = sandbox.receive_messages(1)
+    for problem in (single.body, *batch.body["results"], message["problem"]):
         conforms("problem", problem)
         assert (problem["error"], problem["status"], problem["retryable"]) == ("QuotaExceeded", 429, True)
+    assert not sandbox.simulator.arrivals

@@ -114,11 +114,20 @@ def assert_never_wrongly_off(stack: Stack, told: Mapping[str, Any]) -> None:
         assert set(told["media"].values()) == {None}
 
 
+def sweep_watched(stack: Stack) -> dict[str, Any]:
+    """A sweep that finds the lease free; a call that is carried out late may take it once more for a minute."""
+    for _ in range(50):
+        stack.let_lease_end()
+        summary = stack.sweep().run(WATCHED, soon(), soon())
+        if "skipped" not in summary:
+            return summary
+    raise AssertionError("the lease was never free")
+
+
 def assert_nothing_is_lost(stack: Stack) -> None:
     """After one clean sweep the consumer has all that is true, and the next sweep is silent."""
     stack.aws.intercept = lambda operation, call: None
-    stack.let_lease_end()
-    clean = stack.sweep().run(WATCHED, soon(), soon())
+    clean = sweep_watched(stack)
     for message in stack.consume():
         if message["type"] == "stream_state":
             assert_never_wrongly_off(stack, message)
@@ -128,7 +137,7 @@ def assert_nothing_is_lost(stack: Stack) -> None:
         truth = stack.truth(target)
         assert kept["media"] == (truth or dict.fromkeys(kept["media"]))
         assert kept["present"] is (False if truth is None else True if any(truth.values()) else kept["present"])
-    assert stack.sweep().run(WATCHED, soon(), soon())["unchanged"] == len(TARGETS)
+    assert sweep_watched(stack)["unchanged"] == len(TARGETS)
     assert stack.consume() == []
 
 

@@ -92,9 +92,8 @@ def endpoint(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint
     # The clients of AWS wait between their tries.
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
     name = stack.settings.table_name
-    secret_id = stack.aws.create(
-        f"{name}-key", "secret", "AWS::SecretsManager::Secret", {"SecretString": json.dumps({"callback_key": KEY})}
-    )["Ref"]
+    key = json.dumps({"callback_key": KEY})
+    secret_id = stack.aws.client("secretsmanager").create_secret(Name=f"{name}-key", SecretString=key)["ARN"]
     retry_url = stack.aws.create(f"{name}-retry", "queue", "AWS::SQS::Queue", {})["Ref"]
     stack.environment |= {"RTC_CALLBACK_SECRET_ID": secret_id, "CALLBACK_RETRY_QUEUE_URL": retry_url}
     for variable, value in stack.environment.items():

@@ -31,7 +31,7 @@ ROWS = {
 
 def documented() -> dict[str, dict[str, str]]:
     """The table of the document: by column, the cell of each row."""
-    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    text = (REPOSITORY / "docs" / "cost.md").read_text()
     table = text[text.index("| request | HTTP lookup") :].split("\n\n")[0]
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
     return {column: {row[0]: row[number] for row in rows} for number, column in enumerate(head)}

@@ -9,13 +9,21 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.errors import InvalidTarget, StreamStateError
-from stream_state.gateway import Request, json_response, page_key, page_response, problem_response, whole_number
+from stream_state.gateway import (
+    Request,
+    by_route,
+    json_response,
+    page_key,
+    page_response,
+    problem_response,
+    whole_number,
+)
 from stream_state.lookup import Lookup, deadline, item
 from stream_state.model import parse_targets
 from stream_state.observability import entry_point, log_error, logger
 from stream_state.settings import Settings
 from stream_state.table import StateTable, parse_expires_in
-from stream_state.validation import invalid, parse_max_age
+from stream_state.validation import parse_max_age
 
 MAX_TARGETS = 100
 # Kept of the time, to write what the last calls told, and to answer.
@@ -117,16 +125,6 @@ for resolver in resolvers.values():
 
 @entry_point
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
-    """Answer a request of API Gateway.
-
-    Routed by the route that API Gateway matched, not by the path: an id may hold what no path pattern matches, and
-    stages and custom domains change the path.
-    """
-    if isinstance(event, dict) and "routeKey" in event:
-        route = event["routeKey"].partition(" ")[2]
-        matched = {"rawPath": route, "requestContext": {**event["requestContext"], "stage": "$default"}}
-        return resolvers["2.0"].resolve({**event, **matched, "asked_path": event.get("rawPath")}, context)
-    if isinstance(event, dict) and "resource" in event:
-        asked = {"path": event["resource"], "asked_path": event.get("path")}
-        return resolvers["1.0"].resolve({**event, **asked}, context)
-    raise invalid("the event", "must be a request of API Gateway, in payload format 2.0 or 1.0")
+    """Answer a request of API Gateway."""
+    version, routed = by_route(event)
+    return resolvers[version].resolve(routed, context)

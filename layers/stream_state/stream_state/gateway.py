@@ -77,6 +77,19 @@ class Request:
         return base64.b64decode(body, validate=True).decode() if encoded else body
 
 
+def by_route(event: Any) -> tuple[str, dict[str, Any]]:
+    """The payload version, and the event with the route that API Gateway matched in place of the path.
+
+    An id may hold what no path pattern matches, and stages and custom domains change the path.
+    """
+    if isinstance(event, dict) and "routeKey" in event:
+        matched = {"rawPath": event["routeKey"].partition(" ")[2], "asked_path": event.get("rawPath")}
+        return "2.0", {**event, **matched, "requestContext": {**event["requestContext"], "stage": "$default"}}
+    if isinstance(event, dict) and "resource" in event:
+        return "1.0", {**event, "path": event["resource"], "asked_path": event.get("path")}
+    raise invalid("the event", "must be a request of API Gateway, in payload format 2.0 or 1.0")
+
+
 def whole_number(text: str) -> int | str:
     """The number if the text is one of few digits, else the text."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < len("10000") else text

@@ -332,7 +332,14 @@ def test_a_route_that_is_unknown_is_a_problem(world: World, api: Api, conforms: 
     assert world.is_untouched
 
 
-@pytest.mark.parametrize("event", [None, [], "text", {}, {"targets": []}], ids=count())
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(None, [], "text", {}, {"targets": []}, {"routeKey": 7}, {"routeKey": "GET /watches"}),
+        *({"routeKey": "GET /watches", "requestContext": {}}, {"resource": "/watches", "requestContext": {}}),
+    ],
+    ids=count(),
+)
 def test_an_event_that_is_no_request_is_refused(
     world: World, handler: Callable[..., dict[str, Any]], logs: io.StringIO, event: object
 ) -> None:

@@ -82,11 +82,15 @@ def by_route(event: Any) -> tuple[str, dict[str, Any]]:
 
     An id may hold what no path pattern matches, and stages and custom domains change the path.
     """
-    if isinstance(event, dict) and "routeKey" in event:
-        matched = {"rawPath": event["routeKey"].partition(" ")[2], "asked_path": event.get("rawPath")}
-        return "2.0", {**event, **matched, "requestContext": {**event["requestContext"], "stage": "$default"}}
-    if isinstance(event, dict) and "resource" in event:
-        return "1.0", {**event, "path": event["resource"], "asked_path": event.get("path")}
+    context = event.get("requestContext") if isinstance(event, dict) else None
+    if isinstance(context, dict):
+        path = event.get("rawPath", event.get("path"))
+        match event:
+            case {"routeKey": str(key), "requestContext": {"http": {"method": str()}}}:
+                matched = {"rawPath": key.partition(" ")[2], "requestContext": {**context, "stage": "$default"}}
+                return "2.0", {**event, **matched, "asked_path": path}
+            case {"resource": str(resource), "httpMethod": str()}:
+                return "1.0", {**event, "path": resource, "asked_path": path}
     raise invalid("the event", "must be a request of API Gateway, in payload format 2.0 or 1.0")
 
 

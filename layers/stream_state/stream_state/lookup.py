@@ -91,7 +91,7 @@ class Lookup:
         return cls(RtcClient.from_settings(settings, function), table, queries=settings.rtc_query == "on")
 
     def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> StreamState:
-        """The state of a target, known for at most `max_age_seconds` or asked for now.
+        """The state of a target, known for at most `max_age_seconds`, or else asked for.
 
         `deadline` in monotonic seconds. Raises the errors of `RtcClient.stream_state`.
         """

@@ -22,8 +22,9 @@ from stream_state.lookup import Lookup, deadline, item
 from stream_state.model import parse_targets
 from stream_state.observability import entry_point, log_error, logger
 from stream_state.settings import Settings
-from stream_state.table import StateTable, parse_expires_in
+from stream_state.table import StateTable
 from stream_state.validation import parse_max_age
+from stream_state.watch_list import WatchList, parse_expires_in
 
 MAX_TARGETS = 100
 # Kept of the time, to write what the last calls told, and to answer.
@@ -31,6 +32,7 @@ ANSWER_SECONDS = 4
 
 settings = Settings.from_environment(os.environ)
 table = StateTable.from_settings(settings)
+watch_list = WatchList(table)
 lookup = Lookup.from_settings(settings, table, "api")
 router = Router()  # type: ignore[no-untyped-call]  # Powertools leaves it so
 
@@ -75,14 +77,14 @@ def list_room_states() -> Response[str]:
 def put_watch() -> Response[str]:
     """Have sweeps ask for a user until the watch expires."""
     target = request().target(request().query({"app_id"}), settings.rtc_app_ids)
-    (watch,) = table.watch([target], parse_expires_in(request().json({"expires_in"}, default="{}")))
+    (watch,) = watch_list.add([target], parse_expires_in(request().json({"expires_in"}, default="{}")))
     return json_response(HTTPStatus.OK, watch.as_dict())
 
 
 @router.delete("/rooms/{room_id}/users/{user_id}/watch")
 def delete_watch() -> Response[str]:
     """Have sweeps ask for a user no more."""
-    table.unwatch(request().target(request().query({"app_id"}), settings.rtc_app_ids))
+    watch_list.remove(request().target(request().query({"app_id"}), settings.rtc_app_ids))
     return Response(HTTPStatus.NO_CONTENT, headers={"Cache-Control": "no-store"})
 
 
@@ -91,14 +93,14 @@ def post_watches() -> Response[str]:
     """Have sweeps ask for several users until their watches expire."""
     body = request().json({"targets", "expires_in"})
     targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
-    watches = table.watch(targets, parse_expires_in(body))
+    watches = watch_list.add(targets, parse_expires_in(body))
     return json_response(HTTPStatus.OK, {"watches": [watch.as_dict() for watch in watches]})
 
 
 @router.get("/watches")
 def list_watches() -> Response[str]:
     """List the watches."""
-    page = table.watches(page_key(request().query({"next_token"})))
+    page = watch_list.page(page_key(request().query({"next_token"})))
     return page_response("watches", [watch.as_dict() for watch in page.entries], page.next_key)
 
 

@@ -28,7 +28,8 @@ from stream_state.model import FOUND, Fact, Medium, StreamState, Target  # noqa:
 from stream_state.queue import ResultsQueue  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from stream_state.sweep import Sweep, SweepRequest  # noqa: E402 - as above
-from stream_state.table import PAGE_ITEMS, StateTable, Watch  # noqa: E402 - as above
+from stream_state.table import PAGE_ITEMS, StateTable  # noqa: E402 - as above
+from stream_state.watch_list import Watch, WatchList  # noqa: E402 - as above
 
 APP_ID = "app-1"
 DELAY_SECONDS = (0.020, 0.250)
@@ -107,7 +108,7 @@ def throughput(targets: int, qps: float) -> dict[str, Any]:
             }
         )
         everyone = [Target(APP_ID, "hall", f"user-{number:05}") for number in range(targets)]
-        StateTable.from_settings(settings).watch(everyone, 86_400)
+        WatchList(StateTable.from_settings(settings)).add(everyone, 86_400)
         deadline = time.monotonic() + 10 * targets / qps
         with quiet():
             summary = Sweep.from_settings(settings).run(SweepRequest(None, "changes"), deadline, deadline)
@@ -135,6 +136,8 @@ class NothingKept:
 
     def get_item(self, **_: Any) -> dict[str, Any]:
         return {}
+
+    batch_get_item = put_item = get_item
 
     def update_item(self, **_: Any) -> dict[str, Any]:
         return {"Attributes": {}}

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,6 +19,7 @@ from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.sweep import Sweep
 from stream_state.table import StateTable
+from stream_state.watch_list import WatchList
 from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
 from tests.sandbox.server import Response
@@ -60,6 +61,9 @@ class Stack:
     def table(self) -> StateTable:
         return StateTable.from_settings(self.settings)
 
+    def watch_list(self) -> WatchList:
+        return WatchList(self.table())
+
     def lookup(self) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
         return Lookup(RtcClient(self.settings, keys, FreeLimiter(), sleep=self.skip), self.table())
@@ -93,6 +97,15 @@ class Stack:
         if target.user_id not in users:
             return None
         return {name: vendor in users[target.user_id] for vendor, name in MEDIA.items()}
+
+    def writes(self, operation: str, call: Mapping[str, Any]) -> str | None:
+        """What a call writes of a target: "known", or "told", by which the facts stay as they are stored."""
+        if not operation.endswith(".PutItem"):
+            return None
+        item = call["Item"]
+        key = {name: item[name] for name in ("pk", "sk")}
+        stored = self.aws.client("dynamodb").get_item(TableName=call["TableName"], Key=key).get("Item", {})
+        return "told" if stored.get("facts") == item["facts"] else "known"
 
     def let_lease_end(self) -> None:
         """As if the minute had passed for which a sweep that died holds the lease."""

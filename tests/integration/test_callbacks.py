@@ -164,7 +164,7 @@ def test_of_the_events_that_come_while_the_table_is_gone_none_is_lost(endpoint: 
     assert {user: endpoint.media(user) for user in USERS} == truth
 
 
-@pytest.mark.parametrize("operation", ["GetItem", "UpdateItem"])
+@pytest.mark.parametrize("operation", ["GetItem", "PutItem"])
 def test_an_event_that_fails_at_any_step_is_told_in_the_end(endpoint: Endpoint, operation: str) -> None:
     endpoint.stack.aws.intercept = fails(operation)
     assert endpoint.post(pushed(stream("audio", starts=True), now_ms(), user_id="user-1")) == 200
@@ -237,7 +237,7 @@ def test_a_sweep_corrects_what_a_lost_event_left_wrong(endpoint: Endpoint) -> No
     # Given a user who has left, of which no event came
     target = Target(APP_ID, "class-1", "user-1")
     assert endpoint.post(pushed(stream("audio", starts=True), now_ms() - 1000, user_id="user-1")) == 200
-    endpoint.stack.table().watch([target], 3600)
+    endpoint.stack.watch_list().add([target], 3600)
     # When the watch list is swept
     endpoint.stack.sweep().run(WATCHED, time.monotonic() + 30, time.monotonic() + 40)
     # Then it is known and told that the user is not there

@@ -101,7 +101,7 @@ def assert_consumer_knows_the_truth(stack: Stack) -> None:
 def test_kills_at_random_lose_no_change(stack: Stack, worker: Worker) -> None:
     # Given watched users, and a sweep or task that is killed at a random step while they change, many times.
     dice = random.Random(20261123)  # noqa: S311 (chance needs no secrecy)
-    stack.table().watch(TARGETS, 3600)
+    stack.watch_list().add(TARGETS, 3600)
     ends = []
     for _ in range(CRASHES):
         flip(stack, dice)
@@ -132,7 +132,7 @@ def test_kills_at_random_lose_no_change(stack: Stack, worker: Worker) -> None:
 )
 def test_a_kill_at_a_step_loses_no_change(stack: Stack, worker: Worker, mode: str, step: str) -> None:
     # Given users that the queue was told of, who have changed since.
-    stack.table().watch(TARGETS, 3600)
+    stack.watch_list().add(TARGETS, 3600)
     for target in TARGETS:
         stack.simulator.publish(target.room_id, target.user_id, "Audio")
     sweep_cleanly(stack)
@@ -153,7 +153,7 @@ def test_a_kill_at_a_step_loses_no_change(stack: Stack, worker: Worker, mode: st
 
 @pytest.mark.parametrize("mode", ["watched", "task"])
 def test_a_change_back_after_a_kill_is_told_with_a_newer_sequence(stack: Stack, worker: Worker, mode: str) -> None:
-    stack.table().watch(TARGETS, 3600)
+    stack.watch_list().add(TARGETS, 3600)
     for target in TARGETS:
         stack.simulator.publish(target.room_id, target.user_id, "Audio")
     sweep_cleanly(stack)

@@ -112,7 +112,7 @@ def race(stack: Stack, names: list[str]) -> None:
     ids=["two sweeps", "sweep, task and api", "everyone"],
 )
 def test_everyone_at_once_agrees(stack: Stack, names: list[str]) -> None:
-    stack.table().watch(TARGETS, 3600)
+    stack.watch_list().add(TARGETS, 3600)
 
     # While the users change.
     with flipping(stack):

@@ -37,6 +37,7 @@ from stream_state.observability import publish_metrics
 from stream_state.settings import Settings
 from stream_state.sweep import Sweep
 from stream_state.table import StateTable
+from stream_state.watch_list import WatchList
 from tests.unit.fakes import Clock
 
 TABLE = "states"
@@ -161,26 +162,19 @@ class MemoryTable:
         item = self._item(Key)
         return {"Item": item} if item else {}
 
-    def update_item(
-        self,
-        *,
-        Key: Item,
-        UpdateExpression: str,
-        ConditionExpression: str,
-        ExpressionAttributeValues: Item,
-        **more: Any,
-    ) -> Any:
+    def put_item(self, *, Item: Item, ConditionExpression: str, **more: Any) -> Any:
+        self._check(self._item(Item), ConditionExpression, more)
+        self.items[Item["pk"]["S"]][Item["sk"]["S"]] = Item
+        return {}
+
+    def update_item(self, *, Key: Item, UpdateExpression: str, ConditionExpression: str, **more: Any) -> Any:
         item = self._item(Key)
-        names = more.get("ExpressionAttributeNames", {})
-        if not _holds(ConditionExpression, item or {}, ExpressionAttributeValues, names):
-            response: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "canary"}}
-            if more.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD" and item:
-                response["Item"] = item
-            raise ClientError(response, "UpdateItem")
+        names, values = more.get("ExpressionAttributeNames", {}), more["ExpressionAttributeValues"]
+        self._check(item, ConditionExpression, more)
         item = dict(item or Key)
         for assignment in UpdateExpression.removeprefix("SET ").split(", "):
             name, value = assignment.split(" = ")
-            item[names.get(name, name)] = ExpressionAttributeValues[value]
+            item[names.get(name, name)] = values[value]
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
         return {"Attributes": item} if more.get("ReturnValues") == "ALL_NEW" else {}
 
@@ -220,6 +214,14 @@ class MemoryTable:
         answer: dict[str, Any] = {"Count": len(shown)} | ({"Items": shown} if more.get("Select") != "COUNT" else {})
         # As DynamoDB does, also if nothing comes after the last item of a full page.
         return answer | ({"LastEvaluatedKey": {n: page[-1][n] for n in ("pk", "sk")}} if len(page) == limit else {})
+
+    def _check(self, item: Item | None, condition: str, more: Mapping[str, Any]) -> None:
+        values, names = more.get("ExpressionAttributeValues", {}), more.get("ExpressionAttributeNames", {})
+        if not _holds(condition, item or {}, values, names):
+            response: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "canary"}}
+            if more.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD" and item:
+                response["Item"] = item
+            raise ClientError(response, "AnyWrite")
 
     def _item(self, key: Item) -> Item | None:
         return self.items[key["pk"]["S"]].get(key["sk"]["S"])
@@ -320,6 +322,7 @@ class World:
         self.queue = MemoryQueue()
         self.rtc = MemoryRtc(clock)
         self.table: Any = StateTable(self.dynamodb, TABLE, clock.wall)  # type: ignore[arg-type]  # the calls it makes
+        self.watch_list = WatchList(self.table)
         self.lookup: Any = Lookup(self.rtc, self.table, clock.monotonic, clock.wall)  # type: ignore[arg-type]  # as above
         self.teller: Any = Teller(self.queue, self.table)  # type: ignore[arg-type]  # as above
         self.sweep = Sweep(self.lookup, self.teller, self.table, clock=clock.monotonic, wall_clock=clock.wall)
@@ -335,7 +338,9 @@ class World:
             monkeypatch.setenv(variable, value)
         module = importlib.import_module(f"functions.{name}.app")
         own = {"settings": Settings.from_environment(ENVIRONMENT), **vars(self)}
-        for attribute in own.keys() & vars(module).keys() & {"settings", "table", "lookup", "teller", "sweep"}:
+        for attribute in (
+            own.keys() & vars(module).keys() & {"settings", "table", "watch_list", "lookup", "teller", "sweep"}
+        ):
             monkeypatch.setattr(module, attribute, own[attribute])
         monkeypatch.setattr(lookup_module, "time", SimpleNamespace(monotonic=self.clock.monotonic))
         return module

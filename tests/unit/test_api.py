@@ -13,7 +13,8 @@ import pytest
 
 from stream_state.errors import InvalidTarget, RtcUnavailable, StreamStateError
 from stream_state.model import Target
-from stream_state.table import DEFAULT_WATCH_SECONDS, MAX_WATCH_SECONDS, PAGE_ITEMS
+from stream_state.table import PAGE_ITEMS
+from stream_state.watch_list import DEFAULT_WATCH_SECONDS, MAX_WATCH_SECONDS
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import APP_ID, EVENTS, Context, World, every_error, media, targets
 
@@ -239,7 +240,7 @@ def test_a_user_is_watched_until_the_watch_expires(world: World, api: Api, body:
     watched = answer.body.pop("expires_at")
     assert watched.endswith(".000Z")
     assert answer.body == {"app_id": "app-2", **IDS}
-    (watch,) = world.table.watches(None).entries
+    (watch,) = world.watch_list.page(None).entries
     assert watch.expires_at == expiry(world, seconds)
 
 
@@ -251,7 +252,7 @@ def test_a_watch_ends_also_if_there_was_none(world: World, api: Api) -> None:
     assert [(answer.status, answer.body, answer.headers["Cache-Control"]) for answer in answers] == [
         (204, None, "no-store")
     ] * 2
-    assert world.table.count_watches() == 0
+    assert world.watch_list.count() == 0
 
 
 def test_watches_are_made_in_bulk_and_listed_page_by_page(world: World, api: Api) -> None:

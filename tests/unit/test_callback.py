@@ -507,7 +507,7 @@ def test_a_repeat_sends_what_an_earlier_try_did_not(receiver: Receiver, world: W
     assert [message["changed"] for message in world.queue.messages] == [["audio", "present"]]
 
 
-@pytest.mark.parametrize("operation", ["get_item", "update_item"])
+@pytest.mark.parametrize("operation", ["get_item", "put_item"])
 def test_an_event_that_cannot_be_stored_must_come_again(receiver: Receiver, world: World, operation: str) -> None:
     event = pushed(AUDIO, receiver.now_ms)
     world.dynamodb.effects[operation] = iter([aws_error("InternalServerError")])
@@ -649,7 +649,7 @@ def test_the_end_of_a_large_room_goes_on_with_the_next_try(receiver: Receiver, w
     # Given a room that takes longer than there is time for
     users = fill(receiver, 95)
     event = pushed("RoomDestroy", receiver.now_ms, user_id=None)
-    world.dynamodb.effects["update_item"] = repeat(lambda parameters: world.clock.sleep(0.1))
+    world.dynamodb.effects["put_item"] = repeat(lambda parameters: world.clock.sleep(0.1))
     # When the vendor tries again
     tries = [receiver.take(event, seconds=4.5)]
     done_first = len(world.queue.messages)
@@ -709,13 +709,13 @@ def test_who_joins_is_watched_and_who_leaves_is_not(world: World) -> None:
     receiver.push("UserJoinRoom")
     receiver.push("InvisibleUserJoinRoom", user_id="guest")
     receiver.push("UserJoinRoom", user_id="student")
-    assert len(world.table.watches(None).entries) == 3
+    assert len(world.watch_list.page(None).entries) == 3
     world.clock.seconds += 1
 
     receiver.push("UserLeaveRoom")
-    assert [watch.target.user_id for watch in world.table.watches(None).entries] == ["guest", "student"]
+    assert [watch.target.user_id for watch in world.watch_list.page(None).entries] == ["guest", "student"]
     receiver.push("RoomDestroy", user_id=None)
-    assert world.table.watches(None).entries == []
+    assert world.watch_list.page(None).entries == []
 
 
 def test_the_order_in_which_join_and_leave_come_does_not_matter(world: World) -> None:
@@ -725,13 +725,13 @@ def test_the_order_in_which_join_and_leave_come_does_not_matter(world: World) ->
     receiver.push("UserJoinRoom", user_id="back")
     receiver.push("UserLeaveRoom", ago_ms=1000, user_id="back")
 
-    assert [watch.target.user_id for watch in world.table.watches(None).entries] == ["back"]
+    assert [watch.target.user_id for watch in world.watch_list.page(None).entries] == ["back"]
 
 
 @pytest.mark.parametrize("kind", [AUDIO, "UserAudioStreamStop"])
 def test_streams_do_not_watch(world: World, kind: str) -> None:
     Receiver(world, auto_watch=True).push(kind)
-    assert world.table.watches(None).entries == []
+    assert world.watch_list.page(None).entries == []
 
 
 def test_without_auto_watch_nothing_is_watched(receiver: Receiver, world: World) -> None:
@@ -748,4 +748,4 @@ def test_a_watch_that_cannot_be_written_has_the_event_come_again(world: World) -
         receiver.take(event)
 
     assert receiver.take(event)
-    assert len(world.table.watches(None).entries) == len(world.queue.messages) == 1
+    assert len(world.watch_list.page(None).entries) == len(world.queue.messages) == 1

@@ -100,7 +100,7 @@ class Endpoint:
         return pushed(kind, self.receiver.now_ms, **more)
 
     def fail_table(self, *, fails: bool = True) -> None:
-        effects = {name: repeat(DOWN) for name in ("get_item", "update_item", "query")}
+        effects = {name: repeat(DOWN) for name in ("get_item", "put_item", "query")}
         self.world.dynamodb.effects = dict(effects) if fails else {}
 
     def audio(self, user_id: str = "teacher") -> bool | None:
@@ -349,7 +349,7 @@ def test_a_room_that_ends_with_more_users_than_there_was_time_for_must_come_agai
     world.clock.seconds += 1
     body = endpoint.now("RoomDestroy", user_id=None)
     # When its end takes longer than there is time for
-    world.dynamodb.effects["update_item"] = repeat(lambda parameters: world.clock.sleep(0.1))
+    world.dynamodb.effects["put_item"] = repeat(lambda parameters: world.clock.sleep(0.1))
     statuses = [endpoint.post(body)[0] for _ in range(3)]
     # Then the vendor's next tries go on
     assert statuses[0] == 503
@@ -472,7 +472,7 @@ def test_while_the_table_fails_now_and_then_none_is_lost_in_any_order(endpoint: 
     vendor = Vendor(endpoint, 1000)
     fails = random.Random(1)  # noqa: S311 (the same failures each time)
     endpoint.world.dynamodb.effects = {
-        name: iter(lambda: DOWN if fails.random() < 0.2 else None, 0) for name in ("get_item", "update_item")
+        name: iter(lambda: DOWN if fails.random() < 0.2 else None, 0) for name in ("get_item", "put_item")
     }
     vendor.push()
     assert vendor.statuses == {200: 1000}

@@ -104,7 +104,7 @@ def test_the_vendor_is_asked_if_the_table_cannot_be_read(world: World, logs: io.
 def test_without_the_table_the_asker_still_gets_what_the_vendor_said_and_the_teller_gets_the_error(
     world: World,
 ) -> None:
-    throttled(world, "get_item", "update_item")
+    throttled(world, "get_item", "batch_get_item", "put_item")
     world.rtc.say(ONE, media("audio"))
     world.rtc.say(TWO, TargetNotFound("Unknown."))
 
@@ -313,7 +313,7 @@ def test_a_message_that_could_not_be_marked_is_repeated_with_the_same_id(world: 
     """Given a crash or a failing table between sending and marking, then the news is repeated, not lost."""
     world.rtc.say(ONE, media("audio"))
     fails = aws_error("ProvisionedThroughputExceededException")
-    world.dynamodb.effects["update_item"] = iter([None, fails])
+    world.dynamodb.effects["put_item"] = iter([None, fails])
 
     (first,) = tell(world)
     world.clock.seconds += 5

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ def test_what_is_known_is_forgotten_after_a_day(world: World, way: str) -> None:
 
 
 def test_a_table_that_fails_is_an_error(world: World, way: str) -> None:
-    world.dynamodb.effects["batch_get_item"] = iter([aws_error("InternalServerError")] * 2)
+    world.dynamodb.effects["batch_get_item"] = repeat(aws_error("InternalServerError"))
 
     with pytest.raises(StateUnavailable):
         world.lookup.one(ON, world.in_seconds(10))
@@ -219,20 +220,21 @@ def test_a_sweep_of_given_targets_tells_what_is_known_while_queries_are_off(worl
     assert world.rtc.calls == []
 
 
-def test_a_sweep_of_given_targets_ends_when_the_action_is_withdrawn(world: World) -> None:
+def test_a_sweep_of_given_targets_tells_what_is_known_when_the_action_is_withdrawn(world: World) -> None:
     world.rtc.default = RETIRED
 
     summary = run(world, SweepRequest(targets(1000), "all"))
 
     assert len(world.rtc.calls) < 100
-    assert summary["targets"] == 1000
-    problems = [message["problem"]["error"] for message in world.queue.messages]
-    assert problems == ["RtcActionRetired"] * 1000
+    assert (summary["targets"], summary["delivered"], summary["failed"], summary["remaining"]) == (1000, 2, 998, 0)
+    assert world.queue.users() == [ON.user_id, OFF.user_id]
+    problems = [message["problem"]["error"] for message in world.queue.messages if "problem" in message]
+    assert problems == ["RtcActionRetired"] * 998
 
 
 def test_a_sweep_of_the_watch_list_ends_at_once_while_queries_are_off(world: World) -> None:
     world.lookup.queries = False
-    world.table.watch(targets(3), 3600)
+    world.watch_list.add(targets(3), 3600)
     made = len(world.dynamodb.made)
 
     summary = run(world, WATCHED)
@@ -243,7 +245,7 @@ def test_a_sweep_of_the_watch_list_ends_at_once_while_queries_are_off(world: Wor
 
 def test_a_sweep_of_the_watch_list_ends_when_the_action_is_withdrawn(world: World) -> None:
     world.rtc.default = RETIRED
-    world.table.watch(targets(1000), 3600)
+    world.watch_list.add(targets(1000), 3600)
 
     summary = run(world, WATCHED)
 
@@ -256,7 +258,7 @@ def test_a_sweep_of_the_watch_list_ends_when_the_action_is_withdrawn(world: Worl
 
 def drift(world: World, capsys: pytest.CaptureFixture[str], *watched: Target) -> float:
     """How many states a sweep of these targets corrects."""
-    world.table.watch(watched, 3600)
+    world.watch_list.add(watched, 3600)
     metrics(capsys)
     run(world, WATCHED)
     return sum(metrics(capsys).get("StateDrift", []))

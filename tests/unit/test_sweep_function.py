@@ -95,7 +95,7 @@ def test_every_sample_event_is_swept(world: World, invoke: Callable[..., Any], n
     asked = json.loads((EVENTS / "sweep" / f"{name}.json").read_text())
     watched = SweepRequest.parse(asked, APP_IDS).targets is None
     if watched:
-        world.table.watch(targets(3), 60)
+        world.watch_list.add(targets(3), 60)
 
     summary = invoke(asked)
 
@@ -171,7 +171,7 @@ def test_logs_carry_the_events_id_and_the_failed_target(
     asked: Any,
     correlation_id: str,
 ) -> None:
-    world.table.watch([TEACHER, OTHER], 60)
+    world.watch_list.add([TEACHER, OTHER], 60)
     world.rtc.say(TEACHER, StreamStateError("Failed.", rtc_code="SomeCode", rtc_request_id="request-7"))
 
     invoke(asked)

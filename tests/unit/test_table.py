@@ -12,7 +12,8 @@ from moto import mock_aws
 from stream_state.errors import StateUnavailable
 from stream_state.model import Known, StreamState, Target
 from stream_state.settings import Settings, SettingsError
-from stream_state.table import LEASE_SECONDS, MAX_TRIES, PAGE_ITEMS, STATE_LIFE_SECONDS, StateTable, Watch
+from stream_state.table import MAX_TRIES, PAGE_ITEMS, STATE_LIFE_SECONDS, StateTable
+from stream_state.watch_list import LEASE_SECONDS, Watch
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import APP_ID, TABLE, Item, World, media, query_facts, targets
 
@@ -82,7 +83,7 @@ def test_of_a_concurrent_writer_nothing_is_lost(world: World) -> None:
             observed(world, target, "video")
 
         world.clock.seconds += 1
-        world.dynamodb.effects["update_item"] = iter([write_between])
+        world.dynamodb.effects["put_item"] = iter([write_between])
         known = observed(world, target, "audio", seconds_ago=1)
 
         assert known.state().values["video"] is True
@@ -94,41 +95,41 @@ def test_reads_to_merge_are_consistent_and_a_race_costs_one_more_write_only(memo
         memory.dynamodb.effects.clear()
         observed(memory, TARGET)
 
-    memory.dynamodb.effects["update_item"] = iter([write_between])
+    memory.dynamodb.effects["put_item"] = iter([write_between])
     observed(memory, TARGET)
 
     reads = [parameters for name, parameters in memory.dynamodb.made if name == "get_item"]
     assert [parameters["ConsistentRead"] for parameters in reads] == [True] * 4
-    # Of the target, and of the room, which may have ended before anything was known of the target.
-    assert [parameters["Key"]["sk"]["S"] for parameters in reads] == [TARGET.user_id, "room"] * 2
-    assert memory.dynamodb.count("update_item") == 3
+    # Of the target, and, once it is written, of the room, which may have ended before anything was known of the target.
+    assert [parameters["Key"]["sk"]["S"] for parameters in reads] == [TARGET.user_id] * 2 + ["room"] * 2
+    assert memory.dynamodb.count("put_item") == 3
 
 
 def test_a_target_that_others_always_write_first_is_given_up(memory: World) -> None:
-    memory.dynamodb.effects["update_item"] = repeat(aws_error("ConditionalCheckFailedException"))
+    memory.dynamodb.effects["put_item"] = repeat(aws_error("ConditionalCheckFailedException"))
 
-    with pytest.raises(StateUnavailable, match="Too many writers at once"):
+    with pytest.raises(StateUnavailable, match="others wrote the same state each time"):
         observed(memory, TARGET)
 
-    assert memory.dynamodb.count("update_item") == MAX_TRIES
+    assert memory.dynamodb.count("put_item") == MAX_TRIES
 
 
 def test_what_has_expired_is_not_read_though_it_is_not_deleted_yet(world: World) -> None:
     first = observed(world, TARGET, "audio")
     world.table.mark_told(first)
-    world.table.watch([TARGET], STATE_LIFE_SECONDS)
+    world.watch_list.add([TARGET], STATE_LIFE_SECONDS)
     world.clock.seconds += STATE_LIFE_SECONDS - 2
     assert world.known(TARGET)
-    assert world.table.watches(None).entries
+    assert world.watch_list.page(None).entries
 
     world.clock.seconds += 2
 
     assert world.known(TARGET) is None
     assert world.table.room(APP_ID, "class-1", None).entries == []
-    assert world.table.watches(None).entries == []
-    assert world.table.count_watches() == 0
+    assert world.watch_list.page(None).entries == []
+    assert world.watch_list.count() == 0
     anew = observed(world, TARGET)
-    assert (anew.state().values["audio"], anew.revision, anew.told) == (False, 2, first.state().values)
+    assert (anew.state().values["audio"], anew.revision, anew.told) == (False, 3, first.state().values)
     assert anew.sequence > first.sequence
 
 
@@ -156,7 +157,7 @@ def test_told_moves_forward_only(world: World) -> None:
 
 
 def test_a_target_that_is_gone_is_not_marked_as_told(world: World) -> None:
-    world.table.mark_told(Known(TARGET, sequence=5))
+    world.table.mark_told(Known(TARGET, sequence=5, revision=3))
 
     assert observed(world, TARGET).told is None
 
@@ -197,48 +198,48 @@ def test_a_room_is_listed_page_by_page_in_the_order_of_ids(memory: World) -> Non
 
 
 def test_a_page_on_which_all_has_expired_is_empty_and_goes_on(memory: World) -> None:
-    memory.table.watch(targets(PAGE_ITEMS), 10)
-    memory.table.watch(targets(1, "class-2"), 100)
+    memory.watch_list.add(targets(PAGE_ITEMS), 10)
+    memory.watch_list.add(targets(1, "class-2"), 100)
     memory.clock.seconds += 10
 
-    first = memory.table.watches(None)
+    first = memory.watch_list.page(None)
 
     assert (first.entries, first.next_key is None) == ([], False)
-    assert [watch.target for watch in memory.table.watches(first.next_key).entries] == targets(1, "class-2")
+    assert [watch.target for watch in memory.watch_list.page(first.next_key).entries] == targets(1, "class-2")
 
 
 def test_a_watch_begins_anew_and_ends(world: World) -> None:
     one, two = targets(2)
     now = int(world.clock.wall())
 
-    assert world.table.watch([two, one, two], 60) == [Watch(two, now, now + 60), Watch(one, now, now + 60)]
+    assert world.watch_list.add([two, one, two], 60) == [Watch(two, now, now + 60), Watch(one, now, now + 60)]
     world.clock.seconds += 30
-    world.table.watch([one], 90)
-    assert world.table.watches(None).entries == [Watch(one, now + 30, now + 120), Watch(two, now, now + 60)]
-    world.table.unwatch(one)
-    world.table.unwatch(one)
+    world.watch_list.add([one], 90)
+    assert world.watch_list.page(None).entries == [Watch(one, now + 30, now + 120), Watch(two, now, now + 60)]
+    world.watch_list.remove(one)
+    world.watch_list.remove(one)
 
-    assert [watch.target for watch in world.table.watches(None).entries] == [two]
-    assert world.table.count_watches() == 1
+    assert [watch.target for watch in world.watch_list.page(None).entries] == [two]
+    assert world.watch_list.count() == 1
 
 
 def test_watches_are_listed_from_a_key_and_up_to_a_key(world: World) -> None:
-    world.table.watch(targets(6), 60)
+    world.watch_list.add(targets(6), 60)
     keys = [Watch(target, 0, 0).key for target in targets(6)]
 
-    assert [watch.key for watch in world.table.watches(keys[3]).entries] == keys[4:]
-    assert [watch.key for watch in world.table.watches(None, keys[3]).entries] == keys[:4]
-    assert [watch.key for watch in world.table.watches(keys[1], keys[3]).entries] == keys[2:4]
+    assert [watch.key for watch in world.watch_list.page(keys[3]).entries] == keys[4:]
+    assert [watch.key for watch in world.watch_list.page(None, keys[3]).entries] == keys[:4]
+    assert [watch.key for watch in world.watch_list.page(keys[1], keys[3]).entries] == keys[2:4]
 
 
 def test_ten_thousand_watches_are_listed_page_by_page_and_counted(memory: World) -> None:
     everyone = targets(10_000)
-    memory.table.watch(everyone, 60)
+    memory.watch_list.add(everyone, 60)
 
     listed: list[Target] = []
     after: str | None = None
     while True:
-        page = memory.table.watches(after)
+        page = memory.watch_list.page(after)
         assert len(page.entries) <= PAGE_ITEMS
         listed += [watch.target for watch in page.entries]
         after = page.next_key
@@ -246,36 +247,36 @@ def test_ten_thousand_watches_are_listed_page_by_page_and_counted(memory: World)
             break
 
     assert listed == everyone
-    assert memory.table.count_watches() == 10_000
+    assert memory.watch_list.count() == 10_000
 
 
 def test_a_lease_is_held_by_one_until_it_is_released_or_expires(world: World) -> None:
-    assert world.table.take_lease("one") == (True, None)
-    assert world.table.take_lease("two") == (False, None)
-    assert world.table.keep_lease("two", "stolen") is False
+    assert world.watch_list.take_lease("one") == (True, None)
+    assert world.watch_list.take_lease("two") == (False, None)
+    assert world.watch_list.keep_lease("two", "stolen") is False
 
     world.clock.seconds += LEASE_SECONDS / 2
-    assert world.table.keep_lease("one", "cursor-1") is True
+    assert world.watch_list.keep_lease("one", "cursor-1") is True
     world.clock.seconds += LEASE_SECONDS - 2
-    assert world.table.take_lease("two") == (False, None)
+    assert world.watch_list.take_lease("two") == (False, None)
     world.clock.seconds += 4
-    assert world.table.take_lease("two") == (True, "cursor-1")
-    assert world.table.keep_lease("one", "cursor-0") is False
+    assert world.watch_list.take_lease("two") == (True, "cursor-1")
+    assert world.watch_list.keep_lease("one", "cursor-0") is False
 
-    assert world.table.keep_lease("two", "cursor-2", release=True) is True
-    assert world.table.take_lease("three") == (True, "cursor-2")
-    assert world.table.keep_lease("three", None, release=True) is True
-    assert world.table.take_lease("four") == (True, None)
+    assert world.watch_list.keep_lease("two", "cursor-2", release=True) is True
+    assert world.watch_list.take_lease("three") == (True, "cursor-2")
+    assert world.watch_list.keep_lease("three", None, release=True) is True
+    assert world.watch_list.take_lease("four") == (True, None)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.4, 0.95])
 def test_a_lease_lasts_as_long_as_its_holder_counts_on(memory: World, fraction: float) -> None:
     memory.clock.seconds += fraction - memory.clock.wall() % 1
-    memory.table.take_lease("one")
+    memory.watch_list.take_lease("one")
 
     memory.clock.seconds += LEASE_SECONDS - 0.01
 
-    assert memory.table.take_lease("two") == (False, None)
+    assert memory.watch_list.take_lease("two") == (False, None)
 
 
 def unprocessed(operation: str, kind: str, times: int) -> Callable[[World], None]:
@@ -302,20 +303,20 @@ def test_what_dynamodb_leaves_undone_is_asked_for_again(memory: World, times: in
     unprocessed("batch_get_item", "UnprocessedKeys", times)(memory)
     unprocessed("batch_write_item", "UnprocessedItems", times)(memory)
 
-    memory.table.watch(targets(3), 60)
+    memory.watch_list.add(targets(3), 60)
 
     assert list(memory.table.read(targets(3))) == targets(3)
-    assert memory.table.count_watches() == 3
+    assert memory.watch_list.count() == 3
 
 
 def test_what_dynamodb_leaves_undone_again_and_again_is_a_failure(memory: World) -> None:
     unprocessed("batch_get_item", "UnprocessedKeys", MAX_TRIES)(memory)
     unprocessed("batch_write_item", "UnprocessedItems", MAX_TRIES)(memory)
 
-    with pytest.raises(StateUnavailable, match="left part of a read undone"):
+    with pytest.raises(StateUnavailable, match="part of a batch was left undone"):
         memory.table.read(targets(3))
-    with pytest.raises(StateUnavailable, match="left part of a write undone"):
-        memory.table.watch(targets(3), 60)
+    with pytest.raises(StateUnavailable, match="part of a batch was left undone"):
+        memory.watch_list.add(targets(3), 60)
 
 
 ENDPOINT = {"endpoint_url": "https://canary.example"}
@@ -329,16 +330,18 @@ FAILURES = [
 ]
 STEPS = [
     pytest.param("get_item", lambda world: observed(world, TARGET), id="read to merge"),
-    pytest.param("update_item", lambda world: observed(world, TARGET), id="write"),
-    pytest.param("update_item", lambda world: world.table.mark_told(Known(TARGET, sequence=1)), id="mark told"),
+    pytest.param("put_item", lambda world: observed(world, TARGET), id="write"),
+    pytest.param(
+        "put_item", lambda world: world.table.mark_told(Known(TARGET, sequence=1, revision=1)), id="mark told"
+    ),
     pytest.param("batch_get_item", lambda world: world.table.read([TARGET]), id="read"),
     pytest.param("query", lambda world: world.table.room(APP_ID, "class-1", None), id="room"),
-    pytest.param("query", lambda world: world.table.watches(None), id="watches"),
-    pytest.param("query", lambda world: world.table.count_watches(), id="count"),
-    pytest.param("batch_write_item", lambda world: world.table.watch([TARGET], 60), id="watch"),
-    pytest.param("delete_item", lambda world: world.table.unwatch(TARGET), id="unwatch"),
-    pytest.param("update_item", lambda world: world.table.take_lease("one"), id="take lease"),
-    pytest.param("update_item", lambda world: world.table.keep_lease("one", None), id="keep lease"),
+    pytest.param("query", lambda world: world.watch_list.page(None), id="watches"),
+    pytest.param("query", lambda world: world.watch_list.count(), id="count"),
+    pytest.param("batch_write_item", lambda world: world.watch_list.add([TARGET], 60), id="watch"),
+    pytest.param("delete_item", lambda world: world.watch_list.remove(TARGET), id="unwatch"),
+    pytest.param("update_item", lambda world: world.watch_list.take_lease("one"), id="take lease"),
+    pytest.param("update_item", lambda world: world.watch_list.keep_lease("one", None), id="keep lease"),
 ]
 
 

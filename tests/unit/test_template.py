@@ -44,6 +44,7 @@ ALLOWED: Mapping[str, Mapping[str, set[str]]] = {
             "dynamodb:BatchWriteItem",
             "dynamodb:DeleteItem",
             "dynamodb:GetItem",
+            "dynamodb:PutItem",
             "dynamodb:Query",
             "dynamodb:UpdateItem",
         },
@@ -53,7 +54,7 @@ ALLOWED: Mapping[str, Mapping[str, set[str]]] = {
         "InvocationDeadLetterQueue.Arn": {"sqs:SendMessage"},
         "ResultsQueue.Arn": {"sqs:SendMessage"},
         "SigningKeysSecret": {"secretsmanager:GetSecretValue"},
-        "StateTable.Arn": {"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:UpdateItem"},
+        "StateTable.Arn": {"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
         "TaskFunctionLogGroup.Arn": LOG,
     },
     "SweepFunctionRole": {
@@ -61,7 +62,13 @@ ALLOWED: Mapping[str, Mapping[str, set[str]]] = {
         "InvocationDeadLetterQueue.Arn": {"sqs:SendMessage"},
         "ResultsQueue.Arn": {"sqs:SendMessage"},
         "SigningKeysSecret": {"secretsmanager:GetSecretValue"},
-        "StateTable.Arn": {"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"},
+        "StateTable.Arn": {
+            "dynamodb:BatchGetItem",
+            "dynamodb:GetItem",
+            "dynamodb:PutItem",
+            "dynamodb:Query",
+            "dynamodb:UpdateItem",
+        },
         "SweepFunctionLogGroup.Arn": LOG,
     },
     "SweepFunctionSweepScheduleRole": {
@@ -95,7 +102,7 @@ ALLOWED: Mapping[str, Mapping[str, set[str]]] = {
             "sqs:SendMessage",
         },
         "ResultsQueue.Arn": {"sqs:SendMessage"},
-        "StateTable.Arn": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"},
+        "StateTable.Arn": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query"},
     },
 }
 

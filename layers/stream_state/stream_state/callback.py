@@ -18,8 +18,9 @@ from stream_state.model import LEFT, PRESENT, Fact, Known, Medium, StreamState, 
 from stream_state.observability import record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
-from stream_state.table import DEFAULT_WATCH_SECONDS, STATE_LIFE_SECONDS, StateTable
+from stream_state.table import STATE_LIFE_SECONDS, StateTable
 from stream_state.validation import invalid, parse_id, parse_json
+from stream_state.watch_list import DEFAULT_WATCH_SECONDS, WatchList
 
 MAX_AHEAD_SECONDS = 900
 # The dimension of `CallbackRefused` by the HTTP status of the refusal.
@@ -67,6 +68,7 @@ class Callback:
     ) -> None:
         self._keys = keys
         self._table = table
+        self._watch_list = WatchList(table)
         self._teller = teller
         self._app_ids = app_ids
         self._auto_watch = auto_watch
@@ -133,9 +135,9 @@ class Callback:
     def _watch(self, known: Known) -> None:
         """Watch who is present: what is known decides, since a join may arrive after the leave that followed it."""
         if known.state().values[PRESENT]:
-            self._table.watch([known.target], DEFAULT_WATCH_SECONDS)
+            self._watch_list.add([known.target], DEFAULT_WATCH_SECONDS)
         else:
-            self._table.unwatch(known.target)
+            self._watch_list.remove(known.target)
 
     def _read(self, text: str | bytes, arrived_at_ms: int) -> Event | None:
         """The event in the text; None for one that is of no interest here."""

@@ -32,6 +32,8 @@ from stream_state.table import MAX_BATCH_KEYS, StateTable
 TELLING_THREADS = 10
 # How long a sweep may have nothing to take before it is asked whether something waits to be told.
 IDLE_SECONDS = 1
+# Of how many targets the known states are read at once, before they are asked for.
+READ_AHEAD = 25
 
 
 type Result = dict[str, Any] | StreamStateError
@@ -96,13 +98,13 @@ class Lookup:
         `deadline` in monotonic seconds. Raises the errors of `RtcClient.stream_state`.
         """
         if not self.queries:
-            outcome = self._from_table([target], nothing_known())[0]
+            outcome = self.from_table([target], nothing_known())[0]
         elif fresh := self._fresh([target], max_age_seconds):
             return fresh[target].state()
         else:
-            outcome = self._ask(target, deadline)
+            outcome = self._ask(deadline, target)
             if isinstance(outcome.answer, RtcActionRetired):
-                outcome = self._from_table([target], outcome.answer)[0]
+                outcome = self.from_table([target], outcome.answer)[0]
         if isinstance(outcome.answer, StreamStateError):
             raise outcome.answer
         return outcome.answer
@@ -110,7 +112,7 @@ class Lookup:
     def some(self, targets: Sequence[Target], deadline: float, max_age_seconds: int = 0) -> list[Outcome]:
         """What came of each target, in the order asked; a target named twice costs one call."""
         if not self.queries:
-            return self._from_table(targets, nothing_known())
+            return self.from_table(targets, nothing_known())
         fresh = self._fresh(targets, max_age_seconds)
         missing = [target for target in dict.fromkeys(targets) if target not in fresh]
         outcomes = {target: Outcome(target, known.state(), known) for target, known in fresh.items()}
@@ -121,7 +123,7 @@ class Lookup:
                 log_error(outcome.answer, outcome.target)
                 halt = outcome.answer if concerns_all(outcome.answer) else halt
         if isinstance(halt, RtcActionRetired):
-            outcomes |= {outcome.target: outcome for outcome in self._from_table(missing, halt)}
+            outcomes |= {outcome.target: outcome for outcome in self.from_table(missing, halt)}
         return [outcomes.get(target) or Outcome(target, halt, halt, asked=False) for target in targets]
 
     def until(
@@ -153,16 +155,16 @@ class Lookup:
         if self.queries:
             return self._ask_each(targets, deadline)
         batches = batched(targets, MAX_BATCH_KEYS, strict=False)
-        return (outcome for batch in batches for outcome in self._from_table(batch, nothing_known()))
+        return (outcome for batch in batches for outcome in self.from_table(batch, nothing_known()))
 
     def _ask_each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome | None]:
-        asking = _Asking(lambda target, before_call: self._ask(target, deadline, before_call))
+        asking = _Asking(lambda *about: self._ask(deadline, *about))
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             under_way = 0
-            for target in targets:
+            for target, known in self._with_known(targets):
                 if asking.halt or self._clock() + MIN_CALL_SECONDS > deadline:
                     break
-                pool.submit(asking.ask, target).add_done_callback(asking.done.put)
+                pool.submit(asking.ask, target, known).add_done_callback(asking.done.put)
                 under_way += 1
                 if under_way == MAX_CONCURRENCY:
                     yield from asking.next_done()
@@ -170,20 +172,38 @@ class Lookup:
             for _ in range(under_way):
                 yield from asking.next_done()
 
-    def _ask(self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None) -> Outcome:
+    def _with_known(self, targets: Iterable[Target]) -> Iterator[tuple[Target, Known | None]]:
+        """The targets, each with what is known of it; None if that could not be read."""
+        for batch in batched(targets, READ_AHEAD, strict=False):
+            try:
+                known = self._table.read(batch, to_merge=True)
+            except StateUnavailable as error:
+                # Each is read once more when it is written.
+                log_error(error)
+                known = {}
+            yield from ((target, known.get(target)) for target in batch)
+
+    def _ask(
+        self,
+        deadline: float,
+        target: Target,
+        known: Known | None = None,
+        before_call: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         """Ask the vendor, and write what it says into the table; that the target is unknown is an observation too."""
         try:
             observed = self._rtc.stream_state(target, deadline, before_call)
         except StreamStateError as error:
             error.target = target.as_dict()
-            known = self._remember(self._not_found(target, error)) if isinstance(error, TargetNotFound) else error
-            return Outcome(target, error, known)
-        known = self._remember(observed)
-        if isinstance(known, StateUnavailable):
-            return Outcome(target, observed, known)
-        return Outcome(target, known.state(observed.source, observed.rtc_request_id), known)
+            if not isinstance(error, TargetNotFound):
+                return Outcome(target, error, error)
+            return Outcome(target, error, self._remember(self._not_found(target, error), known))
+        after = self._remember(observed, known)
+        if isinstance(after, StateUnavailable):
+            return Outcome(target, observed, after)
+        return Outcome(target, after.state(observed.source, observed.rtc_request_id), after)
 
-    def _from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
+    def from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
         """What is known of each target without asking; `missing` where nothing is."""
         found = self._table.read(targets)
         if isinstance(missing, RtcActionRetired):
@@ -197,9 +217,9 @@ class Lookup:
         at_ms = error.observed_at_ms or int(self._wall_clock() * 1000)
         return StreamState.not_found(target, at_ms, error.rtc_request_id)
 
-    def _remember(self, observed: StreamState) -> Known | StateUnavailable:
+    def _remember(self, observed: StreamState, known: Known | None) -> Known | StateUnavailable:
         try:
-            return self._table.observe(observed)
+            return self._table.observe(observed, known)
         except StateUnavailable as error:
             log_error(error, observed.target)
             return error
@@ -221,12 +241,12 @@ class Lookup:
 class _Asking:
     """Many lookups side by side: what is done, and the error, if any, that all others would meet too."""
 
-    def __init__(self, ask: Callable[[Target, Callable[[], None]], Outcome]) -> None:
+    def __init__(self, ask: Callable[[Target, Known | None, Callable[[], None]], Outcome]) -> None:
         self._ask = ask
         self.done: SimpleQueue[Future[Outcome]] = SimpleQueue()
         self.halt: StreamStateError | None = None
 
-    def ask(self, target: Target) -> Outcome:
+    def ask(self, target: Target, known: Known | None) -> Outcome:
         """Ask, unless an error has come meanwhile that this target would meet too."""
         was_halted = False
 
@@ -236,7 +256,7 @@ class _Asking:
                 was_halted = True
                 raise self.halt
 
-        outcome = self._ask(target, before_call)
+        outcome = self._ask(target, known, before_call)
         if concerns_all(outcome.answer):
             self.halt = self.halt or outcome.answer
         return replace(outcome, asked=not (was_halted or isinstance(outcome.answer, QuotaExceeded)))

@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.errors import DeliveryFailed
-from stream_state.observability import logger
+from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class ResultsQueue:
             if not waiting or tries == MAX_TRIES or self._clock() + pause > deadline:
                 break
             self._sleep(pause)
+        if failed := sum(isinstance(outcome, DeliveryFailed) for outcome in outcomes.values()):
+            record("RtcErrors", failed, error="DeliveryFailed")
         return [outcomes[index] for index in range(len(messages))]
 
     def _entry(self, index: int, message: Message) -> "Entry":
@@ -119,6 +121,7 @@ class RetryQueue:
         try:
             self._client.send_message(QueueUrl=self._url, MessageBody=text, MessageAttributes={ARRIVED: arrived})
         except (ClientError, BotoCoreError) as error:
+            record("RtcErrors", error="DeliveryFailed")
             raise _failure(_code(error), retryable=True) from None
 
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
+from stream_state.errors import DeliveryFailed, RtcActionRetired, StateUnavailable, StreamStateError
 from stream_state.lookup import Lookup, Outcome, Outgoing, Teller, concerns_all, not_reached
 from stream_state.model import Known, Target, parse_targets, problem_message
 from stream_state.observability import log_error, logger, record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
+from stream_state.sweep_round import SweepRound
 from stream_state.table import MAX_BATCH_KEYS, StateTable
 from stream_state.validation import invalid, parse_object
 from stream_state.watch_list import WatchList
@@ -75,6 +76,7 @@ class Sweep:
         self._lookup = lookup
         self._teller = teller
         self._table = table
+        self._watch_list = WatchList(table)
         self._clock = clock
         self._wall_clock = wall_clock
 
@@ -108,14 +110,18 @@ class Sweep:
                 continue
             if concerns_all(outcome.answer):
                 missing = outcome.answer
-            if not outcome.asked and isinstance(outcome.answer, StreamStateError):
+            if isinstance(outcome.answer, StreamStateError) and (
+                not outcome.asked or isinstance(outcome.answer, RtcActionRetired)
+            ):
                 waiting[outcome.target] = outcome.answer
                 continue
             del waiting[outcome.target]
-            report.take(outcome)
-            if isinstance(outcome.known, StreamStateError):
-                report.add_problem(outcome.target, outcome.known)
+            report.take_given(outcome)
         report.asking_ends()
+        if isinstance(missing, RtcActionRetired):
+            for outcome in self._lookup.from_table(list(waiting), missing):
+                report.take_given(outcome)
+            waiting.clear()
         for target, error in waiting.items():
             report.add_problem(target, error or missing)
         report.flush()
@@ -126,37 +132,35 @@ class Sweep:
 
     def _watched(self, report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Sweep the watch list, once round at most; what failed is asked again by the next sweep."""
-        watch_list = WatchList(self._table, self._clock)
+        sweep_round = SweepRound(self._watch_list, self._clock)
         if not self._lookup.queries:
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "RTC_QUERY is off"}
-        if not watch_list.take():
+        if not sweep_round.begin():
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "another sweep of the watch list is under way"}
         stalest = _Stalest(self._table, self._wall_clock)
-        unasked = 0
         try:
-            for outcome in self._lookup.each(watch_list.targets(), calls_deadline):
+            for outcome in self._lookup.each(sweep_round.targets(), calls_deadline):
                 if outcome is None:
                     report.flush_if_old()
                     continue
-                stalest.take(outcome, watch_list.watched_at(outcome.target))
+                stalest.take(outcome, sweep_round.watched_at(outcome.target))
                 if not outcome.asked:
-                    unasked += 1
                     continue
                 report.take(outcome)
                 if isinstance(outcome.known, Known) and outcome.known.corrects_event:
                     record("StateDrift")
                 # One that failed as every other would have its turn again at the next sweep.
                 if not concerns_all(outcome.answer):
-                    watch_list.done(outcome.target)
+                    sweep_round.done(outcome.target)
         finally:
             report.asking_ends()
             report.flush()
-            watch_list.release()
-        remaining = unasked if watch_list.ended else self._table.count_watches() - report.asked
+            sweep_round.end()
         stalest.tell()
-        return report.summary(remaining=max(remaining, 0))
+        watched = self._watch_list.count() if sweep_round.size is None else sweep_round.size
+        return report.summary(remaining=max(watched - report.asked, 0))
 
 
 class _Stalest:
@@ -227,6 +231,12 @@ class _Report:
         else:
             self._add(outgoing)
         self.flush_if_old()
+
+    def take_given(self, outcome: Outcome) -> None:
+        """As `take`, for a target that was given: a failure is told too."""
+        self.take(outcome)
+        if isinstance(outcome.known, StreamStateError):
+            self.add_problem(outcome.target, outcome.known)
 
     def add_problem(self, target: Target, error: StreamStateError) -> None:
         """Tell why nothing is known of a target."""

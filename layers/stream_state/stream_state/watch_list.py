@@ -1,107 +1,136 @@
-"""The way of a sweep through the watch list: under a lease, from the stored cursor, once round."""
+"""The watch list in the table, with the lease and the cursor of the sweep that goes through it."""
 
-import secrets
-from collections import deque
-from collections.abc import Callable, Iterator
-from threading import Event, Lock, Thread
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import batched
+from typing import Any
 
-from stream_state.errors import StateUnavailable
-from stream_state.model import Target
-from stream_state.observability import log_error, logger
-from stream_state.table import LEASE_SECONDS, PAGE_ITEMS, StateTable, Watch
+from stream_state.model import Target, iso_time
+from stream_state.table import ConditionFailed, Item, Page, Table, key_of, target_of
+from stream_state.validation import parse_whole_number
 
-# How often the lease is renewed at least.
-KEEP_SECONDS = LEASE_SECONDS / 4
+DEFAULT_WATCH_SECONDS = 86_400
+MAX_WATCH_SECONDS = 2_592_000
+LEASE_SECONDS = 60
+MAX_BATCH_WRITES = 25
+_LEASE_KEY = key_of("sweep", "lease")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A target that sweeps ask for until it expires; times in whole seconds since 1970."""
+
+    target: Target
+    watched_at: int
+    expires_at: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The watch as the API shows it."""
+        return {**self.target.as_dict(), "expires_at": iso_time(self.expires_at * 1000)}
+
+    @property
+    def key(self) -> str:
+        """Its place in the order of the watch list."""
+        return f"{self.target.app_id}#{self.target.room_id}#{self.target.user_id}"
 
 
 class WatchList:
-    """The watched targets from the stored cursor once round, under the lease."""
+    """The watches, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, table: StateTable, clock: Callable[[], float]) -> None:
+    def __init__(self, table: Table) -> None:
         self._table = table
-        self._clock = clock
-        self._token = secrets.token_hex(8)
-        self._cursor: str | None = None
-        self._kept_at = clock()
-        self._done_since_kept = 0
-        self._lock = Lock()
-        self._keeper = Thread(target=self._keep_on, daemon=True)
-        self._ending = Event()
-        self._order: deque[Watch] = deque()
-        self._under_way: dict[Target, Watch] = {}
-        self._error: StateUnavailable | None = None
-        self.ended = False
 
-    def take(self) -> bool:
-        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
-        self._kept_at = self._clock()
-        taken, self._cursor = self._table.take_lease(self._token)
-        if taken:
-            self._keeper.start()
-        return taken
+    def add(self, targets: Iterable[Target], expires_in_seconds: int) -> list[Watch]:
+        """Watch the targets from now on; one that is watched already gets the new time of expiry."""
+        now = int(self._table.clock())
+        watches = [Watch(target, now, now + expires_in_seconds) for target in dict.fromkeys(targets)]
+        for batch in batched(watches, MAX_BATCH_WRITES, strict=False):
+            puts = [{"PutRequest": {"Item": _item(watch)}} for watch in batch]
+            list(self._table.batch("batch_write_item", puts, "UnprocessedItems", list))
+        return watches
 
-    def targets(self) -> Iterator[Target]:
-        """The targets after the cursor, then those before it; ends early if the lease is lost."""
-        start = self._cursor
-        parts = [(start, None), (None, start)] if start else [(None, None)]
-        for first, last in parts:
-            after: str | None = first
-            while True:
-                try:
-                    page = self._table.watches(after, last)
-                except StateUnavailable as error:
-                    # What is under way is taken first.
-                    self._error = error
-                    return
-                for watch in page.entries:
-                    if self._clock() - self._kept_at > LEASE_SECONDS:
-                        logger.warning("The sweep lost the lease of the watch list, and ends.")
-                        return
-                    self._order.append(watch)
-                    self._under_way[watch.target] = watch
-                    yield watch.target
-                after = page.next_key
-                if after is None:
-                    break
-        self.ended = True
+    def remove(self, target: Target) -> None:
+        """Watch a target no more; nothing happens if it was not watched."""
+        self._table.call("delete_item", Key=key_of("watch", Watch(target, 0, 0).key))
 
-    def watched_at(self, target: Target) -> int:
-        """Since when a target under way is watched, in seconds since 1970."""
-        return self._under_way[target].watched_at
+    def page(self, after: str | None, last: str | None = None) -> Page[Watch]:
+        """A page of the watches that have not expired, in the order of their keys, up to the key `last`."""
+        items, next_key = self._table.query("watch", after, last, consistent=True)
+        return Page(
+            [Watch(target_of(item), int(item["watched_at"]["N"]), int(item["expires_at"]["N"])) for item in items],
+            next_key,
+        )
 
-    def done(self, target: Target) -> None:
-        """Move the cursor past the targets that are done without a gap, and store it after every page."""
-        del self._under_way[target]
-        self._done_since_kept += 1
-        while self._order and self._order[0].target not in self._under_way:
-            self._cursor = self._order.popleft().key
-        self._keep_if_due()
+    def count(self) -> int:
+        """How many targets are watched."""
+        count = 0
+        start: dict[str, Any] = {}
+        while True:
+            answer = self._table.call(
+                "query",
+                KeyConditionExpression="pk = :pk",
+                FilterExpression="expires_at > :now",
+                ExpressionAttributeValues={":pk": {"S": "watch"}, ":now": {"N": str(int(self._table.clock()))}},
+                Select="COUNT",
+                **start,
+            )
+            count += int(answer["Count"])
+            if "LastEvaluatedKey" not in answer:
+                return count
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
-    def release(self) -> None:
-        """Store the cursor and let go of the lease; raises `StateUnavailable` if the list could not be read."""
-        self._ending.set()
-        self._keeper.join()
-        self._keep(release=True)
-        if self._error:
-            raise self._error
-
-    def _keep_on(self) -> None:
-        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
-        while not self._ending.wait(KEEP_SECONDS / 2):
-            self._keep_if_due()
-
-    def _keep_if_due(self) -> None:
-        with self._lock:
-            if self._done_since_kept >= PAGE_ITEMS or self._clock() - self._kept_at >= KEEP_SECONDS:
-                self._keep()
-
-    def _keep(self, *, release: bool = False) -> None:
-        now = self._clock()
+    def take_lease(self, token: str) -> tuple[bool, str | None]:
+        """Take the lease of the sweep if nobody holds it; whether it was taken, and the cursor that was stored."""
         try:
-            kept = self._table.keep_lease(self._token, self._cursor, release=release)
-        except StateUnavailable as error:
-            # The lease lasts a while yet: the next try may succeed.
-            log_error(error)
-            return
-        self._kept_at = now if kept else float("-inf")
-        self._done_since_kept = 0
+            answer = self._table.call(
+                "update_item",
+                Key=_LEASE_KEY,
+                UpdateExpression="SET holder = :token, held_until = :until",
+                ConditionExpression="attribute_not_exists(held_until) OR held_until <= :now",
+                ExpressionAttributeValues={
+                    ":token": {"S": token},
+                    ":now": {"N": str(int(self._table.clock()))},
+                    ":until": {"N": str(self._held_until())},
+                },
+                ReturnValues="ALL_NEW",
+            )
+        except ConditionFailed:
+            return False, None
+        return True, answer["Attributes"].get("cursor", {}).get("S") or None
+
+    def keep_lease(self, token: str, cursor: str | None, *, release: bool = False) -> bool:
+        """Store the cursor and hold the lease for another minute, or let go of it; False if another holds it now."""
+        try:
+            self._table.call(
+                "update_item",
+                Key=_LEASE_KEY,
+                UpdateExpression="SET #cursor = :cursor, held_until = :until",
+                ConditionExpression="holder = :token",
+                ExpressionAttributeNames={"#cursor": "cursor"},
+                ExpressionAttributeValues={
+                    ":token": {"S": token},
+                    ":cursor": {"S": cursor or ""},
+                    ":until": {"N": str(0 if release else self._held_until())},
+                },
+            )
+        except ConditionFailed:
+            return False
+        return True
+
+    def _held_until(self) -> int:
+        return math.ceil(self._table.clock() + LEASE_SECONDS)
+
+
+def parse_expires_in(body: Mapping[str, Any]) -> int:
+    """For how many seconds to watch: a day unless `expires_in` says otherwise, 30 days at most."""
+    return parse_whole_number(body.get("expires_in", DEFAULT_WATCH_SECONDS), "expires_in", 1, MAX_WATCH_SECONDS)
+
+
+def _item(watch: Watch) -> Item:
+    times = {"watched_at": watch.watched_at, "expires_at": watch.expires_at}
+    return {
+        **key_of("watch", watch.key),
+        **{name: {"S": value} for name, value in watch.target.as_dict().items()},
+        **{name: {"N": str(value)} for name, value in times.items()},
+    }

@@ -3,7 +3,7 @@
 import hmac
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -643,6 +643,30 @@ def test_the_end_of_a_room_turns_all_its_users_off_in_batches(receiver: Receiver
     assert values(world, Target(APP_ID, "class-2", "teacher"))[0]["audio"] is True
     reads = [parameters for name, parameters in world.dynamodb.made if name == "query"]
     assert [read["ConsistentRead"] for read in reads] == [True] * 3
+
+
+@pytest.mark.parametrize(("operation", "call"), [("get_item", 1), ("put_item", 1), ("get_item", 2)])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_room_that_ends_while_its_first_event_is_taken_in_ends_for_all(
+    receiver: Receiver, world: World, operation: str, call: int, *, dies: bool
+) -> None:
+    """Given the end of a room before any step of an older event, and a process that may die then, all is off."""
+    start = pushed(stream("audio", starts=True), receiver.now_ms - 1000)
+    end = pushed("RoomDestroy", receiver.now_ms, user_id=None)
+
+    def end_now(_: Mapping[str, Any]) -> Exception | None:
+        world.dynamodb.effects.clear()
+        assert receiver.take(end)
+        return aws_error("InternalServerError") if dies else None
+
+    world.dynamodb.effects[operation] = iter([*[None] * (call - 1), end_now])
+    try:
+        receiver.take(start)
+    except StateUnavailable:
+        receiver.take(start)
+
+    assert values(world) == (OFF, False)
+    assert world.queue.messages[-1]["publishing"] is False
 
 
 def test_the_end_of_a_large_room_goes_on_with_the_next_try(receiver: Receiver, world: World) -> None:

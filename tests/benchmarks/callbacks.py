@@ -5,15 +5,12 @@ is measured; and one in memory without boto3, which leaves the package alone. Th
 """
 
 import argparse
-import asyncio
-import json
 import os
 import random
-import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,13 @@ from typing import Any
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
 
-from botocore.exceptions import ClientError  # noqa: E402 - as below
-
 from stream_state.callback import Callback  # noqa: E402 - after the path to the package
 from stream_state.credentials import CallbackKeys  # noqa: E402 - as above
 from stream_state.lookup import Teller  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from stream_state.table import StateTable  # noqa: E402 - as above
-from tests.benchmarks.quota import AWS, SPAWN, TABLE, _table, percentile  # noqa: E402 - as above
+from tests.benchmarks.quota import percentile  # noqa: E402 - as above
+from tests.benchmarks.table import AWS, TABLE, in_memory, moto, table  # noqa: E402 - as above
 from tests.unit.fakes import FakeSecrets  # noqa: E402 - as above
 from tests.unit.memory import TABLE as MEMORY  # noqa: E402 - as above
 from tests.unit.memory import MemoryQueue, MemoryTable  # noqa: E402 - as above
@@ -84,46 +80,6 @@ def measure(table: StateTable, count: int, users: int) -> Outcome:
     return Outcome(seconds, processor_seconds, len(queue.messages))
 
 
-def _serve_memory(urls: Any) -> None:
-    """Speak as much of DynamoDB's protocol as the callback does, with a table in memory behind it."""
-    memory = MemoryTable()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := (await reader.readuntil(b"\r\n\r\n")).decode() if not reader.at_eof() else "":
-            length = re.search(r"(?i)content-length: *(\d+)", head)
-            body = await reader.readexactly(int(length[1]) if length else 0)
-            operation = re.search(r"(?i)x-amz-target: *\w+\.(\w+)", head)
-            status, answer = "200 OK", {}
-            try:
-                name = re.sub(r"(?<!^)(?=[A-Z])", "_", operation[1] if operation else "").lower()
-                answer = getattr(memory, name)(**json.loads(body))
-            except ClientError as error:
-                code = error.response["Error"]["Code"]
-                status, answer = "400 Bad Request", {"__type": code, "Item": error.response.get("Item")}
-            text = json.dumps(answer).encode()
-            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
-
-    async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        urls.put(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        await server.serve_forever()
-
-    asyncio.run(run())
-
-
-@contextmanager
-def _fast_table() -> Iterator[str]:
-    """The address of a table in a process of its own."""
-    urls = SPAWN.Queue()
-    process = SPAWN.Process(target=_serve_memory, args=(urls,), daemon=True)
-    process.start()
-    try:
-        yield urls.get(timeout=60)
-    finally:
-        process.terminate()
-        process.join()
-
-
 def over_http(server: AbstractContextManager[str], count: int, users: int) -> Outcome:
     """Measure with a real client, on one core; the server has started before and may have the others."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -145,8 +101,8 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=200)
     asked = parser.parse_args()
     memory: Any = MemoryTable()
-    print(f"moto's DynamoDB:     {over_http(_table(), asked.events, asked.users)}")
-    fast = over_http(_fast_table(), asked.events, asked.users)
+    print(f"moto's DynamoDB:     {over_http(table(moto), asked.events, asked.users)}")
+    fast = over_http(table(in_memory), asked.events, asked.users)
     print(f"A faster table:      {fast}")
     print(f"In memory, no boto3: {measure(StateTable(memory, MEMORY), asked.events, asked.users)}")
     print(f"Load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")

@@ -6,8 +6,6 @@ The service counts each call after half of its delay, and answers after the othe
 import argparse
 import asyncio
 import bisect
-import logging
-import multiprocessing
 import os
 import random
 import socket
@@ -15,27 +13,21 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 
-import boto3  # noqa: E402 - after the path to the package
-
-from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
+from stream_state.errors import QuotaExceeded  # noqa: E402 - after the path to the package
 from stream_state.quota import Function, TableLimiter  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
+from tests.benchmarks.table import AWS, SPAWN, TABLE, moto, table  # noqa: E402 - as above
 
-TABLE = "limiter"
 DELAY_SECONDS = (0.020, 0.250)
 LOOKUPS_PER_SECOND = 5
 PATIENCE_SECONDS = 5
-SPAWN = multiprocessing.get_context("spawn")
-AWS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass
@@ -173,45 +165,12 @@ def _work(course: Course, function: Function, table_url: str, port: int, start: 
     tallies.put(caller.tally)
 
 
-def _serve_table(urls: Any) -> None:
-    # Imported here because it takes long, and the processes that call must not need it.
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    os.environ.update(AWS)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    boto3.client("dynamodb", endpoint_url=url).create_table(
-        TableName=TABLE,
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    urls.put(url)
-    threading.Event().wait()
-
-
-@contextmanager
-def _table() -> Iterator[str]:
-    """The address of a table in a process of its own."""
-    urls = SPAWN.Queue()
-    process = SPAWN.Process(target=_serve_table, args=(urls,), daemon=True)
-    process.start()
-    try:
-        yield urls.get(timeout=60)
-    finally:
-        process.terminate()
-        process.join()
-
-
 def measure(course: Course) -> Outcome:
     """Let sweeps and one process with lookups run side by side."""
     service = Service()
     functions: list[Function] = ["api", *["sweep"] * course.sweeps]
     start, tallies = SPAWN.Barrier(len(functions)), SPAWN.Queue()
-    with _table() as url:
+    with table(moto) as url:
         processes = [
             SPAWN.Process(target=_work, args=(course, function, url, service.port, start, tallies), daemon=True)
             for function in functions

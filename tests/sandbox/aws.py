@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import moto.sqs.models
@@ -94,12 +95,15 @@ class Aws:
         if operation == "AWSStepFunctions.StartExecution":
             # Where the state machine's own calls go.
             os.environ |= {"MOTO_PORT": str(self._server.server_port), "no_proxy": "localhost"}
+            # Moto gives every execution without a name the same one.
+            body = json.dumps({"name": uuid4().hex, **call}).encode()
         prepared = self._next[operation]
         reply = prepared.popleft() if prepared else self.intercept(operation, call) or _check_fifo_ids(operation, call)
         if reply is None:
             # Moto reads and writes an item in two steps; DynamoDB's conditional writes are atomic.
             with self._table_lock if operation.startswith("DynamoDB") else nullcontext():
-                return self._moto(environ | {"wsgi.input": io.BytesIO(body)}, start_response)
+                read_anew = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+                return self._moto(environ | read_anew, start_response)
         start_response(f"{reply[0]} -", [("Content-Type", "application/x-amz-json-1.1")])
         return [json.dumps(reply[1]).encode()]
 

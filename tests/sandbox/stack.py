@@ -5,11 +5,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 from tests.sandbox.aws import Aws
+from tests.sandbox.event_source import EventSource
 from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
 from tests.sandbox.server import Request, Response
@@ -52,6 +54,9 @@ class Sandbox:
             if key_secret := self.outputs.get("CallbackKeySecretArn"):
                 text = json.dumps({"callback_key": CALLBACK_KEY})
                 self.client("secretsmanager").put_secret_value(SecretId=key_secret, SecretString=text)
+            for function, mapping in self.template.event_sources().items():
+                source = EventSource(self.client("sqs"), mapping, partial(self.invoke, function))
+                closing.callback(source.stop)
             self._closing = closing.pop_all()
 
     def _invoke_api(self, request: Request) -> Response:
@@ -81,9 +86,8 @@ class Sandbox:
     def wait_for_stream(self, given: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Execute the state machine to its end, while `meanwhile` is called once; the execution's description."""
         client = self.client("stepfunctions")
-        # Moto gives every execution without a name the same one.
-        named = {"name": uuid4().hex, "stateMachineArn": self.outputs["WaitForStreamArn"]}
-        started = client.start_execution(**named, input=json.dumps(given))
+        arn = self.outputs["WaitForStreamArn"]
+        started = client.start_execution(stateMachineArn=arn, input=json.dumps(given))
         meanwhile()
         while True:
             execution = client.describe_execution(executionArn=started["executionArn"])

@@ -96,6 +96,12 @@ class Template(ResourceMap):
             for logical_id, properties in self._of_type("AWS::Lambda::Function").items()
         }
 
+    def event_sources(self) -> dict[str, dict[str, Any]]:
+        """The event source mappings, each by the logical id of its function."""
+        functions = {self[name]["Ref"]: name for name in self._of_type("AWS::Lambda::Function")}
+        mappings = self._of_type("AWS::Lambda::EventSourceMapping").values()
+        return {functions[mapping["FunctionName"]]: mapping for mapping in mappings}
+
     def routes(self) -> list[Route]:
         """The routes of the HTTP API, each with the function that answers it."""
         routes = []

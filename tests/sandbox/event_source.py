@@ -1,0 +1,61 @@
+"""An event source mapping: messages of a queue, in batches, to a function that says which of them failed."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.sandbox.functions import Invocation
+
+PAUSE_SECONDS = 0.3
+
+
+class EventSource:
+    """Polls from a thread of its own until `stop`; what failed is left to the queue."""
+
+    def __init__(self, sqs: Any, mapping: Mapping[str, Any], invoke: Callable[[object], Invocation]) -> None:
+        self._sqs = sqs
+        self._arn = mapping["EventSourceArn"]
+        self._batch_size = mapping["BatchSize"]
+        self._url = sqs.get_queue_url(QueueName=self._arn.rpartition(":")[2])["QueueUrl"]
+        self._invoke = invoke
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the batch under way end, and poll no more."""
+        self._ending.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._ending.wait(PAUSE_SECONDS):
+            names = {"AttributeNames": ["All"], "MessageAttributeNames": ["All"]}
+            answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=self._batch_size, **names)
+            if messages := answer.get("Messages"):
+                self._deliver(messages)
+
+    def _deliver(self, messages: list[dict[str, Any]]) -> None:
+        invocation = self._invoke({"Records": [self._record(message) for message in messages]})
+        failures = () if invocation.error else invocation.payload["batchItemFailures"]
+        failed = {failure["itemIdentifier"] for failure in failures}
+        for message in () if invocation.error else messages:
+            if message["MessageId"] not in failed:
+                self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+
+    def _record(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as Lambda hands it to the function."""
+        attributes = {
+            name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
+            for name, value in message.get("MessageAttributes", {}).items()
+        }
+        return {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message["Attributes"],
+            "messageAttributes": attributes,
+            "md5OfBody": message["MD5OfBody"],
+            "eventSource": "aws:sqs",
+            "eventSourceARN": self._arn,
+            "awsRegion": self._arn.split(":")[3],
+        }

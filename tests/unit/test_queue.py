@@ -12,6 +12,7 @@ from stream_state.errors import DeliveryFailed
 from stream_state.queue import MAX_BATCH_BYTES, MAX_TRIES, ResultsQueue
 from stream_state.settings import Settings, SettingsError
 from tests.unit.fakes import Clock, FakeQueue, Script, accepted, aws_error, refused
+from tests.unit.memory import metrics
 
 STANDARD = "https://sqs/results"
 FIFO = "https://sqs/results.fifo"
@@ -144,9 +145,14 @@ def test_a_message_that_is_at_fault_itself_is_not_sent_again(queue: ResultsQueue
     ids=lambda value: str(value)[-20:],
 )
 def test_a_batch_that_fails_as_a_whole_is_sent_again_and_then_reported(
-    queue: ResultsQueue, queue_client: FakeQueue, failure: Exception, shown: str
+    queue: ResultsQueue,
+    queue_client: FakeQueue,
+    capsys: pytest.CaptureFixture[str],
+    failure: Exception,
+    shown: str,
 ) -> None:
     queue_client.script = Script(failure)
+    metrics(capsys)
 
     outcomes = queue.send(messages(3), DEADLINE)
 
@@ -156,6 +162,8 @@ def test_a_batch_that_fails_as_a_whole_is_sent_again_and_then_reported(
         assert shown in str(outcome)
         assert "canary" not in str(outcome)
     assert len(queue_client.batches) == MAX_TRIES
+    # Once for each message, however often it was tried.
+    assert metrics(capsys) == {"RtcErrors": [3.0]}
 
 
 def test_a_batch_that_failed_once_is_no_failure_of_the_others(queue: ResultsQueue, queue_client: FakeQueue) -> None:

@@ -15,7 +15,7 @@ from stream_state.settings import Settings, SettingsError
 from stream_state.table import MAX_TRIES, PAGE_ITEMS, STATE_LIFE_SECONDS, StateTable
 from stream_state.watch_list import LEASE_SECONDS, Watch
 from tests.unit.fakes import Clock, aws_error
-from tests.unit.memory import APP_ID, TABLE, Item, World, media, query_facts, targets
+from tests.unit.memory import APP_ID, TABLE, Item, World, media, metrics, query_facts, targets
 
 TARGET = Target(APP_ID, "class-1", "teacher")
 KEY_TYPES = {"pk": "HASH", "sk": "RANGE"}
@@ -347,10 +347,16 @@ STEPS = [
 
 @pytest.mark.parametrize(("failure", "shown"), FAILURES, ids=[shown for _, shown in FAILURES])
 @pytest.mark.parametrize(("operation", "step"), STEPS)
-def test_a_failure_of_dynamodb_is_named_without_what_it_said(
-    memory: World, operation: str, step: Callable[[World], object], failure: Exception, shown: str
+def test_a_failure_of_dynamodb_is_counted_and_named_without_what_it_said(
+    memory: World,
+    capsys: pytest.CaptureFixture[str],
+    operation: str,
+    step: Callable[[World], object],
+    failure: Exception,
+    shown: str,
 ) -> None:
     memory.dynamodb.effects[operation] = iter([failure])
+    metrics(capsys)
 
     with pytest.raises(StateUnavailable) as raised:
         step(memory)
@@ -359,6 +365,7 @@ def test_a_failure_of_dynamodb_is_named_without_what_it_said(
     assert "canary" not in f"{raised.value} {raised.value.problem()}"
     assert raised.value.__suppress_context__
     assert (raised.value.retryable, raised.value.http_status) == (True, 503)
+    assert metrics(capsys) == {"RtcErrors": [1.0]}
 
 
 def test_the_table_is_the_one_of_the_settings(aws: None) -> None:

@@ -11,7 +11,7 @@ from aws_lambda_powertools.event_handler.api_gateway import Response
 
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.model import Target
-from stream_state.validation import invalid, parse_app_id, parse_id, parse_json, parse_object
+from stream_state.validation import invalid, parse_app_id, parse_id, parse_json, parse_object, parse_path_id
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_TOKEN_LENGTH = 1024
@@ -31,9 +31,7 @@ class Request:
                 value = unquote(value, errors="strict")
             except UnicodeDecodeError:
                 raise invalid(name, "is not percent-encoded UTF-8") from None
-        if value in {".", ".."}:
-            raise invalid(name, "cannot be . or .. in a path; POST /stream-states/query accepts them")
-        return parse_id(value, name)
+        return parse_path_id(value, name)
 
     def app_id(self, options: Mapping[str, str], app_ids: tuple[str, ...]) -> str:
         """The AppId that the query names, else the default."""

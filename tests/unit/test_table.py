@@ -249,6 +249,11 @@ def test_ten_thousand_watches_are_listed_page_by_page_and_counted(memory: World)
     assert memory.table.count_watches() == 10_000
 
 
+def test_a_lease_whose_answer_was_lost_is_taken_by_the_next_try(world: World) -> None:
+    assert world.table.take_lease("one") == (True, None)
+    assert world.table.take_lease("one") == (True, None)
+
+
 def test_a_lease_is_held_by_one_until_it_is_released_or_expires(world: World) -> None:
     assert world.table.take_lease("one") == (True, None)
     assert world.table.take_lease("two") == (False, None)

@@ -28,10 +28,13 @@ from stream_state.quota import Function
 from stream_state.rtc import MAX_CONCURRENCY, MIN_CALL_SECONDS, RtcClient
 from stream_state.settings import Settings
 from stream_state.table import MAX_BATCH_KEYS, StateTable
+from stream_state.transport import in_background
 
 TELLING_THREADS = 10
 # How long a sweep may have nothing to take before it is asked whether something waits to be told.
 IDLE_SECONDS = 1
+# How long after its deadline a lookup may still be writing what it was told.
+WRITE_SECONDS = 3
 
 
 type Result = dict[str, Any] | StreamStateError
@@ -176,9 +179,10 @@ class Lookup:
             observed = self._rtc.stream_state(target, deadline, before_call)
         except StreamStateError as error:
             error.target = target.as_dict()
-            known = self._remember(self._not_found(target, error)) if isinstance(error, TargetNotFound) else error
-            return Outcome(target, error, known)
-        known = self._remember(observed)
+            if isinstance(error, TargetNotFound):
+                return Outcome(target, error, self._remember(self._not_found(target, error), deadline))
+            return Outcome(target, error, error)
+        known = self._remember(observed, deadline)
         if isinstance(known, StateUnavailable):
             return Outcome(target, observed, known)
         return Outcome(target, known.state(observed.source, observed.rtc_request_id), known)
@@ -197,12 +201,17 @@ class Lookup:
         at_ms = error.observed_at_ms or int(self._wall_clock() * 1000)
         return StreamState.not_found(target, at_ms, error.rtc_request_id)
 
-    def _remember(self, observed: StreamState) -> Known | StateUnavailable:
+    def _remember(self, observed: StreamState, deadline: float) -> Known | StateUnavailable:
+        writing = in_background(lambda: self._table.observe(observed))
         try:
-            return self._table.observe(observed)
+            return writing.result(max(deadline + WRITE_SECONDS - self._clock(), 0))
         except StateUnavailable as error:
-            log_error(error, observed.target)
-            return error
+            failure = error
+        except TimeoutError:
+            # The answer may still be in time, though the requests to the table would go on.
+            failure = StateUnavailable("The table of known states did not answer in time. Try again later.")
+        log_error(failure, observed.target)
+        return failure
 
     def _fresh(self, targets: Iterable[Target], max_age_seconds: int) -> dict[Target, Known]:
         """What is known of those targets whose four media are all known as of `max_age_seconds` ago or later."""

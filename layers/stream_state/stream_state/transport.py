@@ -2,7 +2,10 @@
 
 import io
 import socket
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -11,6 +14,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError
 
 
 def bounded_session(connections: int) -> requests.Session:
@@ -67,12 +71,41 @@ class _BoundedAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
+def in_background[T](function: Callable[[], T]) -> Future[T]:
+    """Call a function in a thread that may be left to itself, for what has no time-out and cannot be ended."""
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (raised by `result`)
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def _close(connected: Future[socket.socket]) -> None:
+    if not connected.exception():
+        connected.result().close()
+
+
 class _HttpConnection(HTTPConnection):
-    """A connection whose time-out covers all addresses of its host together, not each."""
+    """A connection whose time-out covers finding its host's addresses and trying them, all together."""
 
     response_class = _BoundedResponse
 
     def _new_conn(self) -> socket.socket:
+        timeout = self.timeout
+        made = in_background(self._connect)
+        try:
+            return made.result(timeout)
+        except TimeoutError:
+            made.add_done_callback(_close)
+            message = "The name of the host was not found, or no address of it reached, in time."
+            raise ConnectTimeoutError(self, message) from None
+
+    def _connect(self) -> socket.socket:
         timeout = self.timeout
         try:
             addresses = len(socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM))

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.errors import StateUnavailable
 from stream_state.model import Fact, Known, StreamState, Target, iso_time
 from stream_state.settings import Settings, SettingsError
+from stream_state.transport import aws_client
 from stream_state.validation import parse_whole_number
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class StateTable:
             retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=64,
         )
-        return cls(boto3.client("dynamodb", config=config), settings.table_name)
+        return cls(aws_client("dynamodb", config), settings.table_name)
 
     def observe(self, state: StreamState) -> Known:
         """Merge an observation into what is known of its target, write that, and return it."""

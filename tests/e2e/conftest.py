@@ -1,21 +1,16 @@
 """One sandbox for each module, as if new for each test: the built artifacts, AWS and the simulator on loopback."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
 
+from tests.e2e import schemas
 from tests.e2e.contents import empty_table
 from tests.e2e.http import Http
 from tests.sandbox import official_signer
 from tests.sandbox.simulator import KEYS
 from tests.sandbox.stack import Sandbox
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +75,4 @@ def either_http(request: pytest.FixtureRequest, sandbox: Sandbox) -> Http:
 @pytest.fixture(scope="session")
 def conforms() -> Callable[[str, Any], None]:
     """Checks that a document keeps the schema of that name in docs."""
-    schemas = {path.name.split(".")[0]: json.loads(path.read_text()) for path in DOCS.glob("*.schema.json")}
-    registry: Registry[Any] = Registry().with_resources(
-        (schema["$id"], Resource.from_contents(schema)) for schema in schemas.values()
-    )
-    validators = {name: Draft202012Validator(schema, registry=registry) for name, schema in schemas.items()}
-    return lambda name, document: validators[name].validate(document)
+    return schemas.conforms

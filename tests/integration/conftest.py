@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -97,15 +97,6 @@ class Stack:
         if target.user_id not in users:
             return None
         return {name: vendor in users[target.user_id] for vendor, name in MEDIA.items()}
-
-    def writes(self, operation: str, call: Mapping[str, Any]) -> str | None:
-        """What a call writes of a target: "known", or "told", by which the facts stay as they are stored."""
-        if not operation.endswith(".PutItem"):
-            return None
-        item = call["Item"]
-        key = {name: item[name] for name in ("pk", "sk")}
-        stored = self.aws.client("dynamodb").get_item(TableName=call["TableName"], Key=key).get("Item", {})
-        return "told" if stored.get("facts") == item["facts"] else "known"
 
     def let_lease_end(self) -> None:
         """As if the minute had passed for which a sweep that died holds the lease."""

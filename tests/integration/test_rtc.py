@@ -1,17 +1,15 @@
 """The client over real sockets: how long and how much it reads, and which connections it keeps."""
 
 import contextlib
-import datetime as dt
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from stream_state.credentials import StaticKeys
 from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
@@ -20,6 +18,7 @@ from stream_state.rtc import MAX_BODY_BYTES, MAX_TRIES, RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.transport import bounded_session
+from tests.integration.tls import make_certificate
 from tests.sandbox.simulator import (
     APP_ID,
     KEYS,
@@ -216,6 +215,17 @@ def test_a_redirect_is_not_followed(rtc: RtcClient, simulator: Simulator) -> Non
         assert len(elsewhere.arrivals) == 0
 
 
+def test_a_name_that_is_not_found_in_time_is_given_up(rtc: RtcClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **options: released.wait(30) or [])
+
+    with pytest.raises(RtcUnavailable, match="ConnectTimeout") as raised:
+        ask(rtc)
+    released.set()
+
+    assert raised.value.problem()["status"] == 504
+
+
 def test_nothing_listening_is_a_failure_of_the_network() -> None:
     with Simulator() as gone:
         address = gone.url
@@ -305,23 +315,9 @@ def test_cookies_are_not_kept_and_compressed_bodies_not_asked_for(rtc: RtcClient
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate of localhost with its key, made for this run."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    no_password = serialization.NoEncryption()
+    """A certificate that nobody vouches for, with its key."""
     path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    path.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
-    )
+    make_certificate(path)
     return path
 
 

@@ -174,7 +174,9 @@ class MemoryTable:
         item = dict(item or Key)
         for assignment in UpdateExpression.removeprefix("SET ").split(", "):
             name, value = assignment.split(" = ")
-            item[names.get(name, name)] = values[value]
+            before, _, added = value.rpartition(" + ")
+            number = {"N": str(int(item[before]["N"]) + int(values[added]["N"]))} if before else values[value]
+            item[names.get(name, name)] = number
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
         return {"Attributes": item} if more.get("ReturnValues") == "ALL_NEW" else {}
 

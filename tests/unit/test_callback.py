@@ -673,7 +673,8 @@ def test_the_end_of_a_large_room_goes_on_with_the_next_try(receiver: Receiver, w
     # Given a room that takes longer than there is time for
     users = fill(receiver, 95)
     event = pushed("RoomDestroy", receiver.now_ms, user_id=None)
-    world.dynamodb.effects["put_item"] = repeat(lambda parameters: world.clock.sleep(0.1))
+    for operation in ("put_item", "update_item"):
+        world.dynamodb.effects[operation] = repeat(lambda parameters: world.clock.sleep(0.1))
     # When the vendor tries again
     tries = [receiver.take(event, seconds=4.5)]
     done_first = len(world.queue.messages)

@@ -100,7 +100,7 @@ class Endpoint:
         return pushed(kind, self.receiver.now_ms, **more)
 
     def fail_table(self, *, fails: bool = True) -> None:
-        effects = {name: repeat(DOWN) for name in ("get_item", "put_item", "query")}
+        effects = {name: repeat(DOWN) for name in ("get_item", "put_item", "update_item", "query")}
         self.world.dynamodb.effects = dict(effects) if fails else {}
 
     def audio(self, user_id: str = "teacher") -> bool | None:

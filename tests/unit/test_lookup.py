@@ -46,6 +46,24 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", 1)
 
 
+def test_a_table_that_does_not_answer_in_time_keeps_no_answer_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a table that answers no more, and a vendor whose answer comes when the time for calls is over
+    released = threading.Event()
+    monkeypatch.setattr(world.table, "observe", lambda *_: released.wait(30))
+    monkeypatch.setattr(world.rtc, "seconds_per_call", 10 + lookup_module.WRITE_SECONDS)
+    world.rtc.say(ONE, media("video"))
+
+    # When a target is asked for
+    (outcome,) = world.lookup.some([ONE], world.in_seconds(10))
+    released.set()
+
+    # Then who asks has the answer, and who delivers learns that it is not stored.
+    assert isinstance(outcome.answer, StreamState)
+    assert isinstance(outcome.outgoing(), StateUnavailable)
+
+
 def throttled(world: World, *operations: str) -> None:
     for operation in operations:
         world.dynamodb.effects[operation] = repeat(aws_error("ProvisionedThroughputExceededException"))
@@ -313,7 +331,7 @@ def test_a_message_that_could_not_be_marked_is_repeated_with_the_same_id(world: 
     """Given a crash or a failing table between sending and marking, then the news is repeated, not lost."""
     world.rtc.say(ONE, media("audio"))
     fails = aws_error("ProvisionedThroughputExceededException")
-    world.dynamodb.effects["put_item"] = iter([None, fails])
+    world.dynamodb.effects["update_item"] = iter([fails])
 
     (first,) = tell(world)
     world.clock.seconds += 5

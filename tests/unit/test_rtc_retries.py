@@ -1,5 +1,6 @@
 """When a call is made again, and when not: retries inside the deadline, and new keys at most once."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import urllib3
 
 from stream_state.credentials import SecretKeys, StaticKeys
 from stream_state.errors import (
+    CredentialsUnavailable,
     QuotaExceeded,
     RtcAccessDenied,
     RtcActionRetired,
@@ -21,7 +23,7 @@ from stream_state.errors import (
 )
 from stream_state.model import Target
 from stream_state.observability import publish_metrics
-from stream_state.rtc import MAX_TRIES, RtcClient
+from stream_state.rtc import MAX_TRIES, RENEW_SECONDS, RtcClient
 from stream_state.signing import SigningKeys
 from tests.unit.conftest import FreeLimiter
 from tests.unit.fakes import Clock, FakeAdapter, FakeSecrets, Reply
@@ -350,3 +352,21 @@ def test_calls_errors_and_latency_are_counted(
     assert '"RtcLatency":[' in written
     assert "class-1" not in written
     assert "app-1" not in written
+
+
+def test_a_secret_that_is_not_read_anew_in_time_keeps_no_answer_back(
+    make_rtc: Callable[[Any], RtcClient],
+    adapter: FakeAdapter,
+    clock: Clock,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given rejected keys, no time left, and Secrets Manager that answers no more
+    released = threading.Event()
+    keys = secret_keys(FakeSecrets(OLD_KEYS), clock)
+    monkeypatch.setattr(keys, "keys_after_rejection", lambda rejected, signed_at: released.wait(30))
+    adapter.answer(lambda: clock.sleep(DEADLINE + RENEW_SECONDS - clock.monotonic()) or DENIED)
+
+    with pytest.raises(CredentialsUnavailable, match="in time"):
+        make_rtc(keys).stream_state(target, DEADLINE)
+    released.set()

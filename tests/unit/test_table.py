@@ -250,6 +250,11 @@ def test_ten_thousand_watches_are_listed_page_by_page_and_counted(memory: World)
     assert memory.watch_list.count() == 10_000
 
 
+def test_a_lease_whose_answer_was_lost_is_taken_by_the_next_try(world: World) -> None:
+    assert world.watch_list.take_lease("one") == (True, None)
+    assert world.watch_list.take_lease("one") == (True, None)
+
+
 def test_a_lease_is_held_by_one_until_it_is_released_or_expires(world: World) -> None:
     assert world.watch_list.take_lease("one") == (True, None)
     assert world.watch_list.take_lease("two") == (False, None)
@@ -332,7 +337,7 @@ STEPS = [
     pytest.param("get_item", lambda world: observed(world, TARGET), id="read to merge"),
     pytest.param("put_item", lambda world: observed(world, TARGET), id="write"),
     pytest.param(
-        "put_item", lambda world: world.table.mark_told(Known(TARGET, sequence=1, revision=1)), id="mark told"
+        "update_item", lambda world: world.table.mark_told(Known(TARGET, sequence=1, revision=1)), id="mark told"
     ),
     pytest.param("batch_get_item", lambda world: world.table.read([TARGET]), id="read"),
     pytest.param("query", lambda world: world.table.room(APP_ID, "class-1", None), id="room"),

@@ -102,7 +102,7 @@ ALLOWED: Mapping[str, Mapping[str, set[str]]] = {
             "sqs:SendMessage",
         },
         "ResultsQueue.Arn": {"sqs:SendMessage"},
-        "StateTable.Arn": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query"},
+        "StateTable.Arn": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"},
     },
 }
 

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -14,6 +13,7 @@ from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, Stre
 from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
 from stream_state.signing import SigningKeys
+from stream_state.transport import aws_client
 from stream_state.validation import parse_json
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CachedSecret[T](ABC):
             raise SettingsError(message)
         # A caller waits for this: two short tries, then an earlier value serves on or the caller is told.
         config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
-        return cls(boto3.client("secretsmanager", config=config), secret_id, settings.secret_max_age_seconds)
+        return cls(aws_client("secretsmanager", config), secret_id, settings.secret_max_age_seconds)
 
     @abstractmethod
     def _parse(self, text: str | None) -> T:

@@ -28,12 +28,15 @@ from stream_state.quota import Function
 from stream_state.rtc import MAX_CONCURRENCY, MIN_CALL_SECONDS, RtcClient
 from stream_state.settings import Settings
 from stream_state.table import MAX_BATCH_KEYS, StateTable
+from stream_state.transport import in_background
 
 TELLING_THREADS = 10
 # How long a sweep may have nothing to take before it is asked whether something waits to be told.
 IDLE_SECONDS = 1
 # Of how many targets the known states are read at once, before they are asked for.
 READ_AHEAD = 25
+# How long after its deadline a lookup may still be writing what it was told, and how long that takes at the very most.
+WRITE_SECONDS, LONGEST_WRITE_SECONDS = 3, 30
 
 
 type Result = dict[str, Any] | StreamStateError
@@ -197,8 +200,8 @@ class Lookup:
             error.target = target.as_dict()
             if not isinstance(error, TargetNotFound):
                 return Outcome(target, error, error)
-            return Outcome(target, error, self._remember(self._not_found(target, error), known))
-        after = self._remember(observed, known)
+            return Outcome(target, error, self._remember(self._not_found(target, error), known, deadline))
+        after = self._remember(observed, known, deadline)
         if isinstance(after, StateUnavailable):
             return Outcome(target, observed, after)
         return Outcome(target, after.state(observed.source, observed.rtc_request_id), after)
@@ -217,12 +220,19 @@ class Lookup:
         at_ms = error.observed_at_ms or int(self._wall_clock() * 1000)
         return StreamState.not_found(target, at_ms, error.rtc_request_id)
 
-    def _remember(self, observed: StreamState, known: Known | None) -> Known | StateUnavailable:
+    def _remember(self, observed: StreamState, known: Known | None, deadline: float) -> Known | StateUnavailable:
+        left = max(deadline + WRITE_SECONDS - self._clock(), 0)
         try:
-            return self._table.observe(observed, known)
+            if left > LONGEST_WRITE_SECONDS:
+                return self._table.observe(observed, known)
+            return in_background(lambda: self._table.observe(observed, known)).result(left)
         except StateUnavailable as error:
-            log_error(error, observed.target)
-            return error
+            failure = error
+        except TimeoutError:
+            # The answer may still be in time, though the requests to the table would go on.
+            failure = StateUnavailable("The table of known states did not answer in time. Try again later.")
+        log_error(failure, observed.target)
+        return failure
 
     def _fresh(self, targets: Iterable[Target], max_age_seconds: int) -> dict[Target, Known]:
         """What is known of those targets whose four media are all known as of `max_age_seconds` ago or later."""

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
+from stream_state.transport import aws_client
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -132,7 +132,8 @@ def sqs_client(timeout_seconds: float) -> "SQSClient":
         read_timeout=timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 1},
     )
-    return boto3.client("sqs", config=config)
+    client: SQSClient = aws_client("sqs", config)
+    return client
 
 
 def _batches(entries: Iterable["Entry"]) -> Iterator[list["Entry"]]:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.errors import QuotaExceeded
 from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
+from stream_state.transport import aws_client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -169,7 +169,7 @@ class TableLimiter:
             raise SettingsError(message)
         # One try: what is tried again is decided here.
         config = Config(connect_timeout=1, read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1})
-        return cls(boto3.client("dynamodb", config=config), settings, function)
+        return cls(aws_client("dynamodb", config), settings, function)
 
     def acquire(self, deadline: float) -> None:
         """See `Limiter`; refuses at once, but a sweep only when its deadline has come."""

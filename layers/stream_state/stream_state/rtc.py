@@ -12,6 +12,7 @@ import urllib3
 
 from stream_state.credentials import KeySource, SecretKeys
 from stream_state.errors import (
+    CredentialsUnavailable,
     RtcAccessDenied,
     RtcProtocolError,
     RtcThrottled,
@@ -27,7 +28,7 @@ from stream_state.observability import logger, record
 from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys, VolcengineAuth
-from stream_state.transport import bounded_session
+from stream_state.transport import bounded_session, in_background
 from stream_state.validation import parse_json
 
 # Calls under way at once, and connections kept: enough for 60 calls a second that take a second each.
@@ -42,6 +43,8 @@ MAX_RETRY_AFTER_SECONDS = 3600
 LONGEST_PAUSE_SECONDS = 10
 # Below this there is no time left for a call that could succeed.
 MIN_CALL_SECONDS = 0.05
+# How long after its deadline a call may still be reading rejected keys anew.
+RENEW_SECONDS = 2
 _MEDIA = {
     "Audio": Medium.AUDIO,
     "Video": Medium.VIDEO,
@@ -106,7 +109,7 @@ class RtcClient:
                 if not (error.rejects_keys and may_renew_keys):
                     raise
                 may_renew_keys = False
-                rejected, keys = keys, self._keys.keys_after_rejection(keys, signed_at)
+                rejected, keys = keys, self._renewed(keys, signed_at, deadline)
                 if keys == rejected:
                     raise
                 logger.info("Volcengine rejected the signing keys; trying those that the secret holds now.")
@@ -118,6 +121,13 @@ class RtcClient:
                 if not (error.retryable and tries < MAX_TRIES and in_time):
                     raise
                 self._sleep(pause)
+
+    def _renewed(self, rejected: SigningKeys, signed_at: float, deadline: float) -> SigningKeys:
+        renewing = in_background(lambda: self._keys.keys_after_rejection(rejected, signed_at))
+        try:
+            return renewing.result(max(deadline + RENEW_SECONDS - self._clock(), 0))
+        except TimeoutError:
+            raise CredentialsUnavailable("Secrets Manager did not answer in time. Try again later.") from None
 
     def _pause(self, error: StreamStateError, tries: int) -> float:
         """Seconds before the next try: full jitter, at least as long as the vendor asks for."""

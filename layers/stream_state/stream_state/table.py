@@ -9,11 +9,11 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -21,6 +21,7 @@ from stream_state.errors import StateUnavailable
 from stream_state.model import Fact, Known, StreamState, Target
 from stream_state.observability import record
 from stream_state.settings import Settings, SettingsError
+from stream_state.transport import aws_client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -79,7 +80,7 @@ class Table:
             retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=64,
         )
-        return cls(boto3.client("dynamodb", config=config), settings.table_name)
+        return cls(aws_client("dynamodb", config), settings.table_name)
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """The answer to a request about the table; raises `ConditionFailed` too."""
@@ -156,14 +157,19 @@ class StateTable(Table):
 
     def mark_told(self, known: Known) -> None:
         """Write that the queue was told what is known, unless it was told something newer meanwhile."""
-        told = known.state().values
-
-        def mark(stored: Known) -> Known:
-            if not stored.revision or stored.told_sequence >= known.sequence:
-                return stored
-            return replace(stored, told=told, told_sequence=known.sequence, revision=stored.revision + 1)
-
-        self._change(known, mark)
+        values = {
+            ":told": {"S": _json(known.state().values)},
+            ":sequence": {"N": str(known.sequence)},
+            ":one": {"N": "1"},
+        }
+        with suppress(ConditionFailed):
+            self.call(
+                "update_item",
+                Key=key_of(*_state_key(known.target)),
+                UpdateExpression="SET told = :told, told_sequence = :sequence, revision = revision + :one",
+                ConditionExpression="told_sequence < :sequence",
+                ExpressionAttributeValues=values,
+            )
 
     def read(self, targets: Iterable[Target], *, to_merge: bool = False) -> dict[Target, Known]:
         """What is known of the targets, eventually consistent; those of which nothing is known are left out.
@@ -195,14 +201,9 @@ class StateTable(Table):
         return self._known(target, item)
 
     def _merge(self, known: Known, facts: Mapping[str, Fact]) -> Known:
-        return self._change(known, lambda stored: stored.merged(facts, int(self.clock() * 1000)))
-
-    def _change(self, known: Known, change: Callable[[Known], Known]) -> Known:
-        """Write what `change` makes of what is known, or of what others have written meanwhile."""
+        """Write what the facts make of what is known, or of what others have written meanwhile."""
         for _ in range(MAX_TRIES):
-            changed = change(known)
-            if changed is known:
-                return known
+            merged = known.merged(facts, int(self.clock() * 1000))
             condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(revision)"}
             if known.revision:
                 condition = {
@@ -211,12 +212,12 @@ class StateTable(Table):
                 }
             try:
                 self.call(
-                    "put_item", Item=self._item(changed), ReturnValuesOnConditionCheckFailure="ALL_OLD", **condition
+                    "put_item", Item=self._item(merged), ReturnValuesOnConditionCheckFailure="ALL_OLD", **condition
                 )
             except ConditionFailed as failed:
                 known = self._known(known.target, failed.item)
             else:
-                return changed
+                return merged
         raise _unavailable("others wrote the same state each time")
 
     def _item(self, known: Known) -> Item:

@@ -1,16 +1,25 @@
-"""HTTP sessions whose requests are bounded in time as a whole and take nothing from the environment."""
+"""HTTP sessions bounded in time as a whole that take nothing from the environment, and clients of AWS."""
 
 import io
+import json
 import socket
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from http import HTTPStatus
 from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
+import boto3
 import requests
 import urllib3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError
 
 
 def bounded_session(connections: int) -> requests.Session:
@@ -25,6 +34,31 @@ def bounded_session(connections: int) -> requests.Session:
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)
     return session
+
+
+class MalformedAnswer(BotoCoreError):
+    """What came is no answer of AWS."""
+
+    fmt = "AWS's answer was not understood."
+
+
+def aws_client(service: Any, config: Config) -> Any:
+    """A boto3 client that understands nothing where nothing was said: botocore reads HTML as an empty answer."""
+    client = boto3.client(service, config=config)
+    client.meta.events.register("before-parse", _check_answer)
+    return client
+
+
+def _check_answer(response_dict: dict[str, Any], **_: Any) -> None:
+    try:
+        answer = json.loads(response_dict["body"])
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not isinstance(answer.get("__type", ""), str):
+        if response_dict["status_code"] == HTTPStatus.OK:
+            raise MalformedAnswer
+        # The status alone then says what kind of error it is, and whether to try again.
+        response_dict["body"] = b""
 
 
 class _BoundedReader(io.RawIOBase):
@@ -67,12 +101,41 @@ class _BoundedAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
+def in_background[T](function: Callable[[], T]) -> Future[T]:
+    """Call a function in a thread that may be left to itself, for what has no time-out and cannot be ended."""
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (raised by `result`)
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def _close(connected: Future[socket.socket]) -> None:
+    if not connected.exception():
+        connected.result().close()
+
+
 class _HttpConnection(HTTPConnection):
-    """A connection whose time-out covers all addresses of its host together, not each."""
+    """A connection whose time-out covers finding its host's addresses and trying them, all together."""
 
     response_class = _BoundedResponse
 
     def _new_conn(self) -> socket.socket:
+        timeout = self.timeout
+        made = in_background(self._connect)
+        try:
+            return made.result(timeout)
+        except TimeoutError:
+            made.add_done_callback(_close)
+            message = "The name of the host was not found, or no address of it reached, in time."
+            raise ConnectTimeoutError(self, message) from None
+
+    def _connect(self) -> socket.socket:
         timeout = self.timeout
         try:
             addresses = len(socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM))

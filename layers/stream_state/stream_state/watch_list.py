@@ -87,7 +87,8 @@ class WatchList:
                 "update_item",
                 Key=_LEASE_KEY,
                 UpdateExpression="SET holder = :token, held_until = :until",
-                ConditionExpression="attribute_not_exists(held_until) OR held_until <= :now",
+                # The client tries again if an answer is lost: its own lease must not keep it out then.
+                ConditionExpression="attribute_not_exists(held_until) OR held_until <= :now OR holder = :token",
                 ExpressionAttributeValues={
                     ":token": {"S": token},
                     ":now": {"N": str(int(self._table.clock()))},

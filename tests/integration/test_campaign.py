@@ -1,0 +1,102 @@
+"""The short form of the fault campaign, and that the campaign finds what it looks for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.campaign import FAULTS, Verdict, matrix
+from tests.integration.world import CANARIES, MEDIA, Evidence
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_of_the_short_form_every_answer_is_of_the_right_kind_and_nothing_is_lost_or_shown() -> None:
+    done = run("-m", "tests.integration.campaign", "--short")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, total, _ = done.stdout.splitlines()
+    name, faults, answers, right, *wrongs = total.split()
+    assert (name, wrongs) == ("total", ["0", "0", "0"])
+    assert answers == right
+    assert int(faults) >= 50
+
+
+def test_there_are_at_least_300_faults_each_with_a_name_of_its_own() -> None:
+    names = {(fault.kind, fault.name) for fault in FAULTS}
+
+    assert len(names) == len(FAULTS) >= 300
+    assert all(fault.expect for fault in FAULTS)
+
+
+def state(user: str, source: str = "query", **more: object) -> dict[str, object]:
+    media = dict.fromkeys(MEDIA.values())
+    return {"user_id": user, "source": source, "present": None, "media": media | more}
+
+
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [
+        (state("teacher", audio=False), 1),
+        (state("teacher", audio=True), 0),
+        # The guest's video was off, and is on now: a query that says off is wrong, what was known before is not.
+        (state("guest", video=False), 1),
+        (state("guest", source="table", video=False), 0),
+        (state("guest", video=False) | {"sequence": 1}, 0),
+        (state("teacher") | {"present": False}, 1),
+        (state("late") | {"present": False}, 0),
+        ({"results": [state("pupil", source="callback", video=False)]}, 1),
+    ],
+)
+def test_a_false_off_is_found(shown: dict[str, object], found: int) -> None:
+    assert len(Evidence([shown]).false_offs(absent=False)) == found
+
+
+@pytest.mark.parametrize("secret", [*CANARIES, "SignedHeaders", "0a1b2c3d4e5f60718293"])
+def test_a_secret_that_is_shown_is_found(secret: str) -> None:
+    for evidence, log in ((Evidence([{"detail": f"a {secret.lower()} b"}]), ""), (Evidence(), f"a {secret} b")):
+        assert evidence.leaks(log, ["0a1b2c3d4e5f60718293"]) == [secret]
+
+
+def test_the_matrix_counts_by_kind_and_in_total() -> None:
+    verdicts = [Verdict("a", "first", 2), Verdict("b", "first", 3, ["x"], ["y"], [], ["z"]), Verdict("c", "second", 1)]
+
+    _, *rows = (line.split() for line in matrix(verdicts))
+
+    assert rows == [
+        ["first", "2", "5", "4", "1", "0", "1"],
+        ["second", "1", "1", "1", "0", "0", "0"],
+        ["total", "3", "6", "5", "1", "0", "1"],
+    ]
+    assert [len(verdict.complaints) for verdict in verdicts] == [0, 3, 0]
+
+
+# A product that takes what is not said for off, sends nothing, and prints what it signs.
+BROKEN = """
+import sys
+from tests.integration import campaign
+from stream_state import rtc
+from stream_state.queue import ResultsQueue
+from stream_state.signing import VolcengineAuth
+
+def printing(auth, request, sign=VolcengineAuth.__call__):
+    print(sign(auth, request).headers)
+    return request
+
+rtc._agreed = lambda states: states == [1]
+ResultsQueue.send = lambda queue, messages, deadline: ["sent" for _ in messages]
+VolcengineAuth.__call__ = printing
+sys.exit(campaign.main(["--only", "odd answer, nothing told"]))
+"""
+
+
+def test_the_campaign_fails_for_a_product_that_is_broken() -> None:
+    done = run("-c", BROKEN)
+
+    assert done.returncode == 1, done.stderr
+    assert [found for found in ("lost:", "false off:", "leaked:") if found not in done.stdout] == []

@@ -60,7 +60,7 @@ def in_memory(urls: Any) -> None:
     memory = MemoryTable()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := (await reader.readuntil(b"\r\n\r\n")).decode() if not reader.at_eof() else "":
+        while head := (await read_head(reader)).decode():
             length = re.search(r"(?i)content-length: *(\d+)", head)
             body = await reader.readexactly(int(length[1]) if length else 0)
             operation = re.search(r"(?i)x-amz-target: *\w+\.(\w+)", head)
@@ -73,6 +73,12 @@ def in_memory(urls: Any) -> None:
                 status, answer = "400 Bad Request", {"__type": code, "Item": error.response.get("Item")}
             text = json.dumps(answer).encode()
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
+
+    async def read_head(reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return b""
 
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -178,7 +178,7 @@ class MemoryTable:
             number = {"N": str(int(item[before]["N"]) + int(values[added]["N"]))} if before else values[value]
             item[names.get(name, name)] = number
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
-        return {"Attributes": item} if more.get("ReturnValues") == "ALL_NEW" else {}
+        return {"Attributes": item} if more.get("ReturnValues") in {"ALL_NEW", "UPDATED_NEW"} else {}
 
     def delete_item(self, *, Key: Item, TableName: str) -> Any:
         self.items[Key["pk"]["S"]].pop(Key["sk"]["S"], None)

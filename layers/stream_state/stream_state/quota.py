@@ -150,13 +150,13 @@ class TableLimiter:
         self._look_lock = threading.Lock()
         # The first in the queue asks the table for all; the others wait until they have an answer or are the first.
         self._queue: list[_Caller] = []
-        # The item as last seen, and whether others had moved it on.
+        # The item as last seen, whether others had moved it on, and whether they had since it was seen before.
         self._next_us = 0
         self._hold_until = 0.0
         # A hold that could not be written: it stands in this process at least.
         self._own_hold_until = 0.0
         self._looked_at_us = 0
-        self._is_shared = False
+        self._is_shared = self._was_moved = False
         self._down_until_us = 0
         self._turn_us = 0
         self._yield_slots = 1.0
@@ -281,7 +281,7 @@ class TableLimiter:
             self._hold_until = max(hold_until, self._own_hold_until)
             return self._denied(denials, now)
         contends = self._yield_slots > 1
-        block, latest = self._block(now, 1 if contends or (self._is_sweep and self._is_shared) else self._burst)
+        block, latest = self._block(now, 1 if contends or (self._is_sweep and self._was_moved) else self._burst)
         more = len(block) * self._interval_us
         values = {":seconds": now // 1_000_000, ":now": now}
         try:
@@ -304,7 +304,10 @@ class TableLimiter:
         if self._is_sweep:
             if denials == 0:
                 self._yield_slots = max(self._yield_slots * YIELD_FACTOR, 1)
-            self._turn_us = self._opens_us() + int(self._interval_us * self._yield_slots * self._jitter(0.75, 1.25))
+            # A sweep that is alone waits for so long that one write reserves two slots.
+            least = 0.75 if contends or self._was_moved else 1.0
+            slots = self._yield_slots * self._jitter(least, least + 0.5)
+            self._turn_us = self._opens_us() + int(self._interval_us * slots)
         for place, caller in enumerate(caller for caller in block if caller in self._queue):
             caller.slot_us = max(now, due + place * self._interval_us - self._tolerance_us)
         self._let_go(block)
@@ -326,7 +329,8 @@ class TableLimiter:
 
     def _see(self, due_us: int, now: int) -> None:
         """Learn when the next call was due, and whether others had moved it on."""
-        self._is_shared = due_us > now and (due_us > self._next_us or self._is_shared)
+        self._was_moved = due_us > max(self._next_us, now)
+        self._is_shared = due_us > now and (self._was_moved or self._is_shared)
         self._next_us = due_us
         self._looked_at_us = self._now_us()
 

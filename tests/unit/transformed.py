@@ -1,4 +1,4 @@
-"""template.yaml as CloudFormation sees it: transformed by SAM, with the conditions and functions of one set of parameters."""
+"""template.yaml as CloudFormation sees it: transformed by SAM, and resolved for one set of parameters."""
 
 import logging
 import re
@@ -52,6 +52,8 @@ class Template(ResourceMap):
         for kind in ("Resources", "Outputs"):
             entries = transformed[kind].items()
             transformed[kind] = {name: entry for name, entry in entries if holds[entry.get("Condition")]}
+        self.conditions = holds
+        self.transformed: dict[str, Any] = transformed
         self.made: dict[str, Any] = clean_json(transformed["Resources"], self)
         self.outputs: dict[str, Any] = clean_json(transformed["Outputs"], self)
 

@@ -1,4 +1,4 @@
-"""Each function makes just the calls to AWS that its role allows, and writes the metrics that alarms and widgets name."""
+"""Each function calls AWS just as its role allows, and writes the metrics that alarms and widgets name."""
 
 import json
 import re

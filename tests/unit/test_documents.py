@@ -12,8 +12,8 @@ from tests.unit.transformed import REPOSITORY, Template
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 # Commands that the CLI has itself, beside those of AWS's services, and options that all commands have.
-OWN_COMMANDS = {("configure", "export-credentials"), ("logs", "tail")}
-OWN_OPTIONS = {"cli-binary-format", "output", "query", "return-consumed-capacity"}
+OWN_COMMANDS = {("configure", "export-credentials")}
+OWN_OPTIONS = {"output", "query"}
 
 
 def commands(name: str) -> list[tuple[str, str]]:

@@ -168,6 +168,16 @@ def test_the_dashboard_shows_every_alarm(template: Template) -> None:
     assert sorted(shown) == sorted(f"{name}.Arn" for name in alarms(template))
 
 
+def test_the_lines_of_widgets_are_the_limit_and_the_alarms_threshold() -> None:
+    template = Template(RtcQps="7")
+    drawn = [widget["properties"].get("annotations", {}).get("horizontal", []) for widget in widgets(template)]
+
+    assert {line["label"]: line["value"] for lines in drawn for line in lines} == {
+        "RtcQps": 7,
+        "alarm": alarms(template)["StalestStateAlarm"]["Threshold"],
+    }
+
+
 def test_no_widget_lies_on_another(template: Template) -> None:
     cells = [
         (x, y)

@@ -75,13 +75,23 @@ def calls(cold: Sandbox) -> Iterator[Calls]:
             tables = call.get("RequestItems", {}).keys() or {call.get("TableName")}
             (named,) = {call.get("QueueUrl") or call.get("SecretId") or table for table in tables}
             action = f"{SERVICES[service]}:{PERMISSIONS.get(operation, operation)}"
-            made[signer[1]].add((resources[named], action))
+            # Of the table, the others may use every partition.
+            bounds = (
+                f" of {partition(call)}" if service.startswith("Dynamo") and signer[1] == "CallbackFunction" else ""
+            )
+            made[signer[1]].add((resources[named] + bounds, action))
         return application(environ, start_response)  # type: ignore[no-any-return]
 
     cold.aws._moto = record
     yield made
     cold.aws._moto = application
     functions.update(before)
+
+
+def partition(call: Mapping[str, Any]) -> str:
+    """The partition key that a call to DynamoDB names, shortened as in the policies."""
+    (found,) = set(re.findall(r"'pk': {'S': '([^']*)'}|':pk': {'S': '([^']*)'}", str(call)))
+    return re.sub(r"^state#.*", "state#*", "".join(found))
 
 
 def use_everything(sandbox: Sandbox, http: Http) -> None:

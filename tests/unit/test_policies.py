@@ -72,7 +72,7 @@ ALLOWED: Mapping[str, Mapping[str, set[str]]] = {
             "sqs:SendMessage",
         },
         "ResultsQueue.Arn": {"sqs:SendMessage"},
-        "StateTable.Arn": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"},
+        "StateTable.Arn of state#*": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"},
     },
 }
 
@@ -122,14 +122,18 @@ def statements(template: Template, role: str) -> Iterator[dict[str, Any]]:
         yield from filter(None, document["Statement"])
 
 
-def services(statement: Mapping[str, Any]) -> str:
-    """Through which services it holds, if not directly; any other condition fails."""
-    condition = statement.get("Condition", {"StringEquals": {"kms:ViaService": []}})
-    assert condition.keys() == {"StringEquals"}
-    assert condition["StringEquals"].keys() == {"kms:ViaService"}
-    names = as_list(condition["StringEquals"]["kms:ViaService"])
-    assert all(re.fullmatch(r"[a-z]+\.eu-central-1\.amazonaws\.com", name) for name in names)
-    return " via " + ", ".join(sorted(name.partition(".")[0] for name in names)) if names else ""
+def bounds(statement: Mapping[str, Any]) -> str:
+    """Through which services, or to which partition keys, it holds, if not to all; any other condition fails."""
+    for operator, condition in statement.get("Condition", {}).items():
+        ((key, value),) = condition.items()
+        if key == "dynamodb:LeadingKeys":
+            assert operator == ("ForAllValues:StringLike" if "*" in value else "ForAllValues:StringEquals")
+            return f" of {value}"
+        assert (operator, key) == ("StringEquals", "kms:ViaService")
+        names = as_list(value)
+        assert all(re.fullmatch(r"[a-z]+\.eu-central-1\.amazonaws\.com", name) for name in names)
+        return " via " + ", ".join(sorted(name.partition(".")[0] for name in names))
+    return ""
 
 
 def allowed(template: Template) -> dict[str, dict[str, set[str]]]:
@@ -140,7 +144,7 @@ def allowed(template: Template) -> dict[str, dict[str, set[str]]]:
         for statement in statements(template, role):
             if statement["Effect"] == "Allow":
                 for resource in as_list(statement["Resource"]):
-                    place = found[role].setdefault(resource + services(statement), set())
+                    place = found[role].setdefault(resource + bounds(statement), set())
                     # Nothing is allowed twice.
                     assert not place & set(as_list(statement["Action"]))
                     place.update(as_list(statement["Action"]))
@@ -175,7 +179,7 @@ def test_nothing_is_denied_for_want_of_a_narrower_permission(template: Template)
     [
         (
             {"AutoWatch": "true"},
-            {"CallbackFunctionRole": {"StateTable.Arn": {"dynamodb:BatchWriteItem", "dynamodb:DeleteItem"}}},
+            {"CallbackFunctionRole": {"StateTable.Arn of watch": {"dynamodb:BatchWriteItem", "dynamodb:DeleteItem"}}},
         ),
         ({"KmsKeyArn": KEY}, WITH_KEY),
         (VPC, {role: {"*": IN_VPC} for role in ALLOWED if role.endswith("FunctionRole")}),

@@ -122,7 +122,8 @@ $(INSTALLED): pyproject.toml uv.lock .python-version
 $(CHECKOV)/.installed: $(CHECKOV_LOCK) | $(INSTALLED)
 	@echo "Installing checkov into $(CHECKOV) (the first time takes a minute) ..."
 	@$(BIN)/python -m venv --clear $(CHECKOV)
-	@$(CHECKOV)/bin/python -m pip install -qq --no-deps --only-binary :all: --require-hashes -r $(CHECKOV_LOCK)
+	@$(CHECKOV)/bin/python -m pip install -qq --no-deps --no-compile --only-binary :all: \
+		--require-hashes -r $(CHECKOV_LOCK)
 	@touch $@
 
 # The builder's own output is long: it is shown only if the build fails. Its makefiles call the python3.13 of .venv.

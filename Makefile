@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit faults bench lint format build deploy lock clean
+.PHONY: help run serve query test unit faults bench lint security format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -20,6 +20,9 @@ STAGE := dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 REQUIREMENTS := layers/dependencies/requirements.txt
+# checkov wants an older boto3 than the project: it has an environment and a lock of its own.
+CHECKOV := .venv/checkov
+CHECKOV_LOCK := .ci/checkov.txt
 EXPORT_REQUIREMENTS = { echo "\# Written by make lock: what the functions import and what that needs, as in uv.lock."; \
 	$(BIN)/uv export --frozen --quiet --no-default-groups --no-emit-project --no-header --format requirements.txt; }
 IS_PYTHON_313 := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
@@ -72,6 +75,16 @@ lint: $(INSTALLED) ## Check format, style, types, import order, template and loc
 	@$(EXPORT_REQUIREMENTS) | diff $(REQUIREMENTS) - || { echo "$(REQUIREMENTS) does not match uv.lock: run make lock."; exit 1; }
 	@echo "All checks passed."
 
+# Checkov leaves out what a condition leaves out: it looks at the template a second time, with pushed events.
+security: $(CHECKOV)/.installed ## Check the template for security (checkov)
+	@mkdir -p .aws-sam/security
+	@sed '/^  EnableCallbacks:/,/Default:/s/"false"/"true"/' template.yaml > .aws-sam/security/template.yaml
+	@for directory in . .aws-sam/security; do \
+		$(CHECKOV)/bin/checkov --framework cloudformation --file $$directory/template.yaml --compact --quiet --skip-download \
+			--output cli || exit 1; \
+	done
+	@echo "No check failed. What is left out, and why, stands in the template beside it."
+
 format: $(INSTALLED) ## Rewrite the code in the agreed format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
@@ -85,6 +98,8 @@ deploy: build ## Build, then deploy to your AWS account step by step; STAGE=prod
 lock: $(INSTALLED) ## Bring uv.lock and the layer's requirements in step with pyproject.toml
 	@$(BIN)/uv lock
 	@$(EXPORT_REQUIREMENTS) > $(REQUIREMENTS)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header --no-annotate \
+		--output-file $(CHECKOV_LOCK) .ci/checkov.in
 
 clean: ## Remove everything that these targets have made, .venv included
 	@rm -rf .venv .aws-sam .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -104,6 +119,14 @@ $(INSTALLED): pyproject.toml uv.lock .python-version
 		|| "$$python" -m venv --clear .venv
 	@$(BIN)/python -m pip install -qq "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
 	@$(BIN)/uv sync --frozen --quiet
+	@touch $@
+
+# With pip, which takes the index that the caller has set; the hashes decide what is accepted.
+$(CHECKOV)/.installed: $(CHECKOV_LOCK) | $(INSTALLED)
+	@echo "Installing checkov into $(CHECKOV) (the first time takes a minute) ..."
+	@$(BIN)/python -m venv --clear $(CHECKOV)
+	@$(CHECKOV)/bin/python -m pip install -qq --no-deps --no-compile --only-binary :all: \
+		--require-hashes -r $(CHECKOV_LOCK)
 	@touch $@
 
 # The builder's own output is long: it is shown only if the build fails. Its makefiles call the python3.13 of .venv.

@@ -204,3 +204,14 @@ def test_a_message_of_aws_is_not_shown(with_canaries: Sandbox, show: Callable[[]
 
     assert "StateUnavailable" in text
     assert "The earlier keys serve on" in text
+
+
+def test_an_execution_does_not_show_an_echo(with_canaries: Sandbox) -> None:
+    with_canaries.simulator.fault = lambda exchange: message_echo
+
+    execution = with_canaries.wait_for_stream({**TARGET, "timeout_seconds": 5})
+
+    history = with_canaries.client("stepfunctions").get_execution_history(executionArn=execution["executionArn"])
+    shown = f"{execution}{history}{with_canaries.logs}"
+    assert (execution["status"], execution["error"]) == ("FAILED", "RtcRequestRefused")
+    assert not [text for text in (*EACH, *SIGNED) if text in shown]

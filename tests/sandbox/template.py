@@ -51,6 +51,7 @@ class Template(ResourceMap):
         self._aws = aws
         self._source = source["Resources"]
         self._parsed_resources |= given
+        self.load_mapping()
         self.load_conditions()
         self._resource_json_map = self._existing(transformed["Resources"])
         for logical_id in self.resources:

@@ -1,0 +1,75 @@
+"""template.yaml as CloudFormation sees it: transformed by SAM, and resolved for one set of parameters."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import boto3
+from moto.cloudformation.parsing import ResourceMap, clean_json
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+from samtranslator.yaml_helper import yaml_parse
+
+REPOSITORY = Path(__file__).parents[2]
+PARAMETERS = {"RtcAppIds": "661e8f2a9b3c4d5e6f708192", "SweepScheduleExpression": "rate(1 minute)"}
+AWS_IAM = [{"AWS_IAM": []}]
+
+
+class Named(str):
+    """A resource that is not made: its reference is its logical id, and an attribute that and its name."""
+
+    __slots__ = ()
+
+    @property
+    def physical_resource_id(self) -> str:
+        return str(self)
+
+    def get_cfn_attribute(self, name: str) -> str:
+        return f"{self}.{name}"
+
+
+class Template(ResourceMap):
+    """The resources and outputs whose conditions hold, transformed by SAM and resolved by moto."""
+
+    def __init__(self, **parameters: str) -> None:
+        source = yaml_parse((REPOSITORY / "template.yaml").read_text())
+        # SAM takes what it uploads from S3 only: the place of each local file passes through it as a key.
+        for resource in source["Resources"].values():
+            for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri", "DefinitionUri"}:
+                resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
+        given = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
+        given |= PARAMETERS | parameters
+        # It warns that it has nowhere to publish metrics of itself to.
+        logging.getLogger("samtranslator").setLevel(logging.ERROR)
+        session = boto3.Session(region_name="eu-central-1")
+        transformed = Translator({}, Parser(), boto_session=session).translate(source, given)
+        super().__init__("stack-id", "stack", given, {}, "eu-central-1", "123456789012", transformed, None)
+        self._parsed_resources |= given
+        self.load_mapping()
+        self.load_conditions()
+        holds = {None: True, **self.lazy_condition_map}
+        for kind in ("Resources", "Outputs"):
+            entries = transformed[kind].items()
+            transformed[kind] = {name: entry for name, entry in entries if holds[entry.get("Condition")]}
+        self.conditions = holds
+        self.transformed: dict[str, Any] = transformed
+        self.made: dict[str, Any] = clean_json(transformed["Resources"], self)
+        self.outputs: dict[str, Any] = clean_json(transformed["Outputs"], self)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._parsed_resources.get(name, Named(name))
+
+    def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Properties by logical id."""
+        return {name: entry.get("Properties", {}) for name, entry in self.made.items() if entry["Type"] == kind}
+
+    def routes(self) -> dict[str, tuple[str, bool]]:
+        """By route: its function, and whether IAM is asked."""
+        (api,) = self.of_type("AWS::ApiGatewayV2::Api").values()
+        found = {}
+        for path, methods in api["Body"]["paths"].items():
+            for method, entry in (methods or {}).items():
+                function = re.search(r"functions/(\w+)", entry["x-amazon-apigateway-integration"]["uri"])
+                found[f"{method.upper()} {path}"] = (function[1] if function else "", entry["security"] == AWS_IAM)
+        return found

@@ -41,10 +41,8 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         take(Request(event).event_text())
     except StreamStateError as error:
         log_refusal(error)
-        response = problem_response(error, {**event, "asked_path": event.get("rawPath") or event.get("path")})
-    else:
-        response = json_response(HTTPStatus.OK, {})
-    return {"statusCode": response.status_code, "headers": response.headers, "body": response.body}
+        return problem_response(error, event)
+    return json_response(HTTPStatus.OK, {})
 
 
 def take(text: str) -> None:

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_state import aws
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger
 from stream_state.settings import Settings, SettingsError
@@ -124,12 +123,13 @@ class RetryQueue:
 
 def sqs_client(timeout_seconds: float) -> "SQSClient":
     """A client that tries once: what is tried again is decided here, message by message."""
-    config = Config(
+    client: SQSClient = aws.client(
+        "sqs",
         connect_timeout=min(1, timeout_seconds),
         read_timeout=timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 1},
     )
-    return boto3.client("sqs", config=config)
+    return client
 
 
 def _batches(entries: Iterable["Entry"]) -> Iterator[list["Entry"]]:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_state import aws
 from stream_state.errors import StateUnavailable
 from stream_state.model import Fact, Known, StreamState, Target, iso_time
 from stream_state.settings import Settings, SettingsError
@@ -88,13 +87,14 @@ class StateTable:
         if not settings.table_name:
             message = "TABLE_NAME is not set."
             raise SettingsError(message)
-        config = Config(
+        client = aws.client(
+            "dynamodb",
             connect_timeout=timeout_seconds,
             read_timeout=timeout_seconds,
             retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=64,
         )
-        return cls(boto3.client("dynamodb", config=config), settings.table_name)
+        return cls(client, settings.table_name)
 
     def observe(self, state: StreamState) -> Known:
         """Merge an observation into what is known of its target, write that, and return it."""

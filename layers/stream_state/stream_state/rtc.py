@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Self
+from urllib.parse import quote
 
 import requests
 import urllib3
+from requests.structures import CaseInsensitiveDict
 
 from stream_state.credentials import KeySource, SecretKeys
 from stream_state.errors import (
@@ -74,6 +76,7 @@ class RtcClient:
         self._sleep = sleep
         self._jitter = jitter
         self._session = session or bounded_session(MAX_CONCURRENCY)
+        self._url = f"{settings.rtc_endpoint.rstrip('/')}/?Action=GetUserStreamState"
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -143,25 +146,27 @@ class RtcClient:
 
     def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one signed GET."""
-        settings = self._settings
+        settings, session = self._settings, self._session
+        # Neither prepared nor sent by the session: its settings for each request would be merged anew, its cookies and
+        # hooks looked through, though there are none.
+        request = requests.PreparedRequest()
+        request.method = "GET"
+        request.url = f"{self._url}&AppId={quote(target.app_id, '')}&RoomId={target.room_id}&UserId={target.user_id}"
+        request.url += "&Version=2020-12-01"
+        request.headers = CaseInsensitiveDict()
+        for name, value in session.headers.items():
+            request.headers[name] = value
         try:
-            response = self._session.get(
-                settings.rtc_endpoint,
-                params={
-                    "Action": "GetUserStreamState",
-                    "Version": "2020-12-01",
-                    "AppId": target.app_id,
-                    "RoomId": target.room_id,
-                    "UserId": target.user_id,
-                },
-                auth=VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock),
+            response = session.get_adapter(self._url).send(
+                VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock)(request),
+                stream=True,
                 timeout=urllib3.Timeout(  # type: ignore[arg-type]  # requests hands it on; its stubs do not say so
                     connect=settings.rtc_connect_timeout_seconds,
                     read=settings.rtc_read_timeout_seconds,
                     total=seconds_left,
                 ),
-                allow_redirects=False,
-                stream=True,
+                verify=session.verify,
+                proxies={},
             )
             try:
                 # The second read ends with an error if the connection broke off before the announced length.

@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 import urllib3
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -20,6 +21,7 @@ def bounded_session(connections: int) -> requests.Session:
     # the size read is the size sent.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.clear()
     session.headers.update({"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"})
     adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
     for scheme in ("https://", "http://"):
@@ -34,6 +36,11 @@ class _BoundedReader(io.RawIOBase):
         self._socket = sock
         self._raw = sock.makefile("rb", buffering=0)
         self._until = time.monotonic() + (sock.gettimeout() or 0)
+        self._has_read = False
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        """What a response asks of a socket."""
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
@@ -42,7 +49,10 @@ class _BoundedReader(io.RawIOBase):
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._socket.settimeout(left)
+        # The time-out of the first read, which most often is the only one, is set already.
+        if self._has_read:
+            self._socket.settimeout(left)
+        self._has_read = True
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -54,13 +64,32 @@ class _BoundedResponse(HTTPResponse):
     """A response whose read time-out covers all of it, from the status line to the last byte of the body."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_BoundedReader(sock))
+        super().__init__(_BoundedReader(sock), *args, **kwargs)  # type: ignore[arg-type]  # makefile is all it asks for
 
 
 class _BoundedAdapter(HTTPAdapter):
-    """Connections with bounded responses."""
+    """Connections with bounded responses, found without building a key of all their settings for each request."""
+
+    def __init__(self, **options: Any) -> None:
+        self._pools: dict[Any, urllib3.HTTPConnectionPool] = {}
+        super().__init__(**options)
+
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> urllib3.HTTPConnectionPool:
+        key = (*str(request.url).split("/", 3)[:3], verify, cert)
+        if key not in self._pools:
+            self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        return self._pools[key]
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:  # noqa: ARG002 (there are none)
+        return request.path_url
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> requests.Response:
+        """The response without cookies, encoding and reason, which nothing here reads."""
+        response = requests.Response()
+        response.status_code, response.headers, response.raw = resp.status, resp.headers, resp
+        return response
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

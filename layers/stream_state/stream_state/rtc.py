@@ -29,7 +29,7 @@ from stream_state.observability import logger, record
 from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys, VolcengineAuth
-from stream_state.transport import bounded_session
+from stream_state.transport import HEADERS, bounded_session
 from stream_state.validation import parse_json
 
 # Calls under way at once, and connections kept: enough for 60 calls a second that take a second each.
@@ -75,8 +75,10 @@ class RtcClient:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._jitter = jitter
-        self._session = session or bounded_session(MAX_CONCURRENCY)
+        session = session or bounded_session(MAX_CONCURRENCY)
+        self._verify = session.verify
         self._url = f"{settings.rtc_endpoint.rstrip('/')}/?Action=GetUserStreamState"
+        self._adapter = session.get_adapter(self._url)
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -146,7 +148,7 @@ class RtcClient:
 
     def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one signed GET."""
-        settings, session = self._settings, self._session
+        settings = self._settings
         # Neither prepared nor sent by the session: its settings for each request would be merged anew, its cookies and
         # hooks looked through, though there are none.
         request = requests.PreparedRequest()
@@ -154,10 +156,10 @@ class RtcClient:
         request.url = f"{self._url}&AppId={quote(target.app_id, '')}&RoomId={target.room_id}&UserId={target.user_id}"
         request.url += "&Version=2020-12-01"
         request.headers = CaseInsensitiveDict()
-        for name, value in session.headers.items():
+        for name, value in HEADERS.items():
             request.headers[name] = value
         try:
-            response = session.get_adapter(self._url).send(
+            response = self._adapter.send(
                 VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock)(request),
                 stream=True,
                 timeout=urllib3.Timeout(  # type: ignore[arg-type]  # requests hands it on; its stubs do not say so
@@ -165,12 +167,14 @@ class RtcClient:
                     read=settings.rtc_read_timeout_seconds,
                     total=seconds_left,
                 ),
-                verify=session.verify,
+                verify=self._verify,
                 proxies={},
             )
             try:
-                # The second read ends with an error if the connection broke off before the announced length.
-                body = response.raw.read(MAX_BODY_BYTES) + response.raw.read(1)
+                body = response.raw.read(MAX_BODY_BYTES)
+                if response.raw.length_remaining != 0:
+                    # An error if the connection broke off before the announced length.
+                    body += response.raw.read(1)
             finally:
                 response.close()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:

@@ -1,9 +1,9 @@
 """HTTP sessions whose requests are bounded in time as a whole and take nothing from the environment."""
 
+import http.client
 import io
 import socket
 import time
-from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -14,15 +14,16 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
+# No compressed bodies, so that the size read is the size sent.
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
+
+
 def bounded_session(connections: int) -> requests.Session:
     """A session whose requests are bounded in time and take nothing from the environment."""
     session = requests.Session()
-    # Neither proxies nor .netrc nor certificate paths of the environment; no cookies; no compressed bodies, so that
-    # the size read is the size sent.
+    # Neither proxies nor .netrc nor certificate paths of the environment; no cookies.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.clear()
-    session.headers.update({"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"})
     adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)
@@ -60,11 +61,19 @@ class _BoundedReader(io.RawIOBase):
         super().close()
 
 
-class _BoundedResponse(HTTPResponse):
+class _BoundedResponse(http.client.HTTPResponse):
     """A response whose read time-out covers all of it, from the status line to the last byte of the body."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_BoundedReader(sock), *args, **kwargs)  # type: ignore[arg-type]  # makefile is all it asks for
+
+
+class _Response(requests.Response):
+    """A response without cookies, history and encoding, which nothing here reads."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
+        self.raw, self.status_code, self.headers = raw, raw.status, raw.headers  # type: ignore[assignment]  # as good
+        self._content_consumed = False
 
 
 class _BoundedAdapter(HTTPAdapter):
@@ -83,13 +92,10 @@ class _BoundedAdapter(HTTPAdapter):
         return self._pools[key]
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:  # noqa: ARG002 (there are none)
-        return request.path_url
+        return "/" + str(request.url).split("/", 3)[3]
 
-    def build_response(self, req: PreparedRequest, resp: Any) -> requests.Response:
-        """The response without cookies, encoding and reason, which nothing here reads."""
-        response = requests.Response()
-        response.status_code, response.headers, response.raw = resp.status, resp.headers, resp
-        return response
+    def build_response(self, req: PreparedRequest, resp: Any) -> requests.Response:  # noqa: ARG002 (nobody asks for it)
+        return _Response(resp)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -97,9 +103,32 @@ class _BoundedAdapter(HTTPAdapter):
 
 
 class _HttpConnection(HTTPConnection):
-    """A connection whose time-out covers all addresses of its host together, not each."""
+    """A connection whose time-out covers all addresses of its host together, not each.
+
+    Requests are those of `http.client`, without what urllib3 looks for in each besides: bodies in chunks, markers of
+    headers to leave out, and defects of the answer's headers, which it would only log.
+    """
 
     response_class = _BoundedResponse
+    putheader = http.client.HTTPConnection.putheader
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **_: Any) -> None:  # type: ignore[override]  # always the same
+        if self.sock is not None:
+            self.sock.settimeout(self.timeout)
+        http.client.HTTPConnection.request(self, method, url, body, headers)
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's
+        self.sock.settimeout(self.timeout)
+        answer = http.client.HTTPConnection.getresponse(self)
+        return urllib3.HTTPResponse(
+            body=answer,  # type: ignore[arg-type]  # as urllib3 itself does
+            headers=urllib3.HTTPHeaderDict(answer.headers.items()),
+            status=answer.status,
+            preload_content=False,
+            decode_content=False,
+            original_response=answer,  # type: ignore[arg-type]  # as body
+            request_method="GET",
+        )
 
     def _new_conn(self) -> socket.socket:
         timeout = self.timeout

@@ -3,9 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+from typing import TYPE_CHECKING, Any
 
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.gateway import (
@@ -24,6 +22,9 @@ from stream_state.observability import entry_point, log_error, logger
 from stream_state.settings import Settings
 from stream_state.table import StateTable, parse_expires_in
 from stream_state.validation import parse_max_age
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 MAX_TARGETS = 100
 # Kept of the time, to write what the last calls told, and to answer.
@@ -107,7 +108,7 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
 
 
 @entry_point
-def lambda_handler(event: Any, context: LambdaContext) -> Response:
+def lambda_handler(event: Any, context: "LambdaContext") -> Response:
     """Answer a request of API Gateway."""
     answer = ROUTES.get(route(event), refuse_unknown_route)
     try:

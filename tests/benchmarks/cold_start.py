@@ -4,20 +4,15 @@ All run under the same runtime client and ask the same simulator; moto and the s
 function in another. Nothing may write bytecode, as on Lambda.
 """
 
-import os
-import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from tests.sandbox.functions import Function, Functions
-from tests.sandbox.simulator import APP_ID, KEYS
+from tests.sandbox.functions import Functions
 from tests.sandbox.stack import Sandbox
 
 ROOM_ID, USER_ID = "class-1", "teacher"
@@ -43,8 +38,8 @@ def event() -> dict[str, Any]:
 
 
 @contextmanager
-def functions() -> Iterator[tuple[Sandbox, Functions]]:
-    """A sandbox, and the functions to compare in it."""
+def functions() -> Iterator[Functions]:
+    """The functions to compare, in one sandbox."""
     with Sandbox() as sandbox, tempfile.TemporaryDirectory() as directory:
         sandbox.simulator.publish(ROOM_ID, USER_ID, "Audio")
         sandbox.simulator.calls_per_second = None
@@ -56,7 +51,7 @@ def functions() -> Iterator[tuple[Sandbox, Functions]]:
         compared[FLOOR] = replace(peer, code_directory=HERE / "peers", handler="floor.lambda_handler")
         measured = Functions(compared, Path(directory))
         try:
-            yield sandbox, measured
+            yield measured
         finally:
             measured.stop()
 
@@ -76,25 +71,24 @@ def ask(functions: Functions, name: str) -> tuple[float, float]:
     return invocation.duration_ms / 1000, processor_seconds(environment.process.pid) - before
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    with functions() as (_, measured):
-        wall, work = defaultdict(list), defaultdict(list)
-        for n in range(rounds):
-            for name in measured.functions:
+@dataclass(frozen=True)
+class Times:
+    """Of a function: seconds, and those of the processor, for each cold start and each warm request."""
+
+    cold: list[tuple[float, float]] = field(default_factory=list)
+    warm: list[tuple[float, float]] = field(default_factory=list)
+
+
+def measure(rounds: int = 15, requests: int = 20) -> dict[str, Times]:
+    """In each round every function starts cold and answers some more requests; the first round does not count."""
+    with functions() as measured:
+        found = {name: Times() for name in measured.functions}
+        for number in range(rounds + 1):
+            for name, times in found.items():
                 measured.restart()
-                seconds, worked = ask(measured, name)
-                if n:
-                    wall[name].append(seconds)
-                    work[name].append(worked)
-        for what, times in (("wall", wall), ("cpu", work)):
-            for stat in (median, min):
-                f = stat(times[FLOOR])
-                for name in times:
-                    above = stat(times[name]) - f
-                    ratio = (stat(times[OURS]) - f) / above if above else 0
-                    print(f"{what:5} {stat.__name__:7} {name:24} {stat(times[name]) * 1000:7.1f} ms  above {above * 1000:7.1f}  ours/it {ratio:.3f}")
-
-
-if __name__ == "__main__":
-    main()
+                cold = ask(measured, name)
+                warm = [ask(measured, name) for _ in range(requests if number in {1, rounds} else 0)]
+                if number:
+                    times.cold.append(cold)
+                    times.warm.extend(warm)
+        return {"this project" if name == OURS else name: times for name, times in found.items()}

@@ -19,7 +19,7 @@ type Response = dict[str, Any]
 
 
 class Request:
-    """One request; what is wrong with it raises `InvalidTarget`. `until`: when to stop waiting, in monotonic seconds."""
+    """One request; what is wrong with it raises `InvalidTarget`. `until`: when waiting ends, in monotonic seconds."""
 
     def __init__(self, event: Mapping[str, Any], until: float = 0) -> None:
         self._event = event

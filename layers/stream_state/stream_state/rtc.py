@@ -76,7 +76,7 @@ class RtcClient:
         self._sleep = sleep
         self._jitter = jitter
         session = session or bounded_session(MAX_CONCURRENCY)
-        self._verify = session.verify
+        self._verify = session.verify is None or session.verify
         self._url = f"{settings.rtc_endpoint.rstrip('/')}/?Action=GetUserStreamState"
         self._adapter = session.get_adapter(self._url)
 
@@ -231,9 +231,9 @@ def _media(result: Mapping[str, Any], target: Target, request_id: str | None) ->
     entries = result.get("StreamStates")
     odd = [] if isinstance(entries, list) else ["StreamStates is not a list"]
     for entry in entries if isinstance(entries, list) else ():
-        name = _member(entry, "MediaType")
+        name = entry.get("MediaType") if isinstance(entry, dict) else None
         if isinstance(name, str) and name in _MEDIA:
-            told[_MEDIA[name]].append(_member(entry, "State"))
+            told[_MEDIA[name]].append(entry.get("State"))
         else:
             odd.append("an entry has a MediaType that is not known, or none")
     values = {medium: _agreed(states) for medium, states in told.items()}
@@ -246,9 +246,10 @@ def _media(result: Mapping[str, Any], target: Target, request_id: str | None) ->
 
 def _agreed(states: list[object]) -> bool | None:
     """The one value that all states tell: the integers 0 and 1 only, so neither `true` nor 1.0."""
-    if states and all(type(state) is int and state in {0, 1} and state == states[0] for state in states):
-        return states[0] == 1
-    return None
+    for state in states:
+        if type(state) is not int or state not in (0, 1) or state != states[0]:
+            return None
+    return states[0] == 1 if states else None
 
 
 def _member(value: object, name: str) -> Any:

@@ -119,7 +119,7 @@ def signed_headers(headers: Iterable[tuple[str, str | bytes]]) -> dict[str, str]
 
 
 def canonical_request(method: str, path: str, query: str, headers: Mapping[str, str]) -> tuple[str, str]:
-    """The text whose hash is signed, and the names of the headers in it; path, query and headers are canonical already."""
+    """The text whose hash is signed, and the names of the headers in it; what is given is canonical already."""
     names = sorted(headers)
     lines = "".join([f"{name}:{headers[name]}\n" for name in names])
     signed = ";".join(names)

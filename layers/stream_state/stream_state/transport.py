@@ -13,7 +13,6 @@ from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-
 # No compressed bodies, so that the size read is the size sent.
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
 
@@ -80,12 +79,12 @@ class _BoundedAdapter(HTTPAdapter):
     """Connections with bounded responses, found without building a key of all their settings for each request."""
 
     def __init__(self, **options: Any) -> None:
-        self._pools: dict[Any, urllib3.HTTPConnectionPool] = {}
+        self._pools: dict[Any, Any] = {}
         super().__init__(**options)
 
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> urllib3.HTTPConnectionPool:
+    ) -> Any:
         key = (*str(request.url).split("/", 3)[:3], verify, cert)
         if key not in self._pools:
             self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
@@ -112,21 +111,21 @@ class _HttpConnection(HTTPConnection):
     response_class = _BoundedResponse
     putheader = http.client.HTTPConnection.putheader
 
-    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **_: Any) -> None:  # type: ignore[override]  # always the same
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **_: Any) -> None:
         if self.sock is not None:
             self.sock.settimeout(self.timeout)
-        http.client.HTTPConnection.request(self, method, url, body, headers)
+        http.client.HTTPConnection.request(self, method, url, body, dict(headers.lower_items()))
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's
         self.sock.settimeout(self.timeout)
         answer = http.client.HTTPConnection.getresponse(self)
         return urllib3.HTTPResponse(
-            body=answer,  # type: ignore[arg-type]  # as urllib3 itself does
+            body=answer,
             headers=urllib3.HTTPHeaderDict(answer.headers.items()),
             status=answer.status,
             preload_content=False,
             decode_content=False,
-            original_response=answer,  # type: ignore[arg-type]  # as body
+            original_response=answer,
             request_method="GET",
         )
 

@@ -53,18 +53,18 @@ class VolcengineAuth(AuthBase):
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Sign the prepared request in place."""
-        r.url, host, path, query = canonical_url(str(r.url))
+        r.url, host, path, query = canonical_url(r.url or "")
         date = _date(int(self._clock()))
         body_hash = hashlib.sha256(_body_bytes(r.body)).hexdigest() if r.body is not None else _HASH_OF_NOTHING
         headers = signed_headers(r.headers.lower_items())
-        headers |= {"host": host, "x-content-sha256": body_hash, "x-date": date}
-        r.headers["X-Date"] = date
-        r.headers["X-Content-Sha256"] = body_hash
+        headers["host"] = host
+        r.headers["X-Date"] = headers["x-date"] = date
+        r.headers["X-Content-Sha256"] = headers["x-content-sha256"] = body_hash
         if self._keys.session_token:
             r.headers["X-Security-Token"] = headers["x-security-token"] = self._keys.session_token
-        elif headers.pop("x-security-token", None) is not None:
-            del r.headers["X-Security-Token"]
-        r.headers["Authorization"] = self._authorization(str(r.method), path, query, headers, date)
+        elif "x-security-token" in headers:
+            del headers["x-security-token"], r.headers["X-Security-Token"]
+        r.headers["Authorization"] = self._authorization(r.method or "", path, query, headers, date)
         return r
 
     def _authorization(self, method: str, path: str, query: str, headers: Mapping[str, str], date: str) -> str:
@@ -112,7 +112,7 @@ def canonical_query(query: str) -> str:
 def signed_headers(headers: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
     """The headers that the signature covers, of those given with lower-case names."""
     return {
-        name: (value if isinstance(value, str) else value.decode("latin-1")).strip()
+        name: value.strip() if isinstance(value, str) else value.decode("latin-1").strip()
         for name, value in headers
         if name[:2] == "x-" or name in _ALWAYS_SIGNED
     }

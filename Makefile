@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit faults bench lint security format build deploy lock clean
+.PHONY: help run serve query test unit faults bench importtime lint security format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -34,7 +34,7 @@ BUILT := .aws-sam/built-$(shell echo '$(SOURCES)' | cksum | cut -d ' ' -f 1)
 help: ## Show this list
 	@echo "Stream State for Volcengine RTC. To begin: make run, then make test."
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 run: build ## Run the whole job on this machine and show each request, answer and message
 	@$(BIN)/python -m tests.sandbox run
@@ -55,9 +55,11 @@ unit: $(INSTALLED) ## Run the unit tests alone
 faults: $(INSTALLED) ## Break everything around the functions, one fault after another: some minutes
 	@$(BIN)/python -m tests.integration.campaign
 
-bench: $(INSTALLED) ## Measure the shared limit and the sweep: about three minutes
-	@$(BIN)/python -m tests.benchmarks.quota
-	@$(BIN)/python -m tests.benchmarks.sweep
+bench: build ## Measure this project against what users would run otherwise: about six minutes
+	@$(BIN)/python -m tests.benchmarks
+
+importtime: build ## Show what each function imports, and how long each module takes
+	@$(BIN)/python -m tests.benchmarks.importtime
 
 lint: $(INSTALLED) ## Check format, style, types, import order, template and lock
 	@echo "== format and style (ruff)"

@@ -5,9 +5,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+from typing import TYPE_CHECKING, Any
 
 from stream_state.callback import REASONS, Callback
 from stream_state.errors import DeliveryFailed, InvalidTarget, StreamStateError
@@ -16,6 +14,9 @@ from stream_state.lookup import deadline
 from stream_state.observability import entry_point, log_error, logger, record
 from stream_state.queue import ARRIVED, RetryQueue
 from stream_state.settings import Settings
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 # The vendor gives up after 5 s: what is not done before this is kept for later, which takes 1.4 s at most.
 TAKE_SECONDS = 3
@@ -31,7 +32,7 @@ workers = ThreadPoolExecutor(4)
 
 
 @entry_point
-def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     """Take in the event of a request, or those of a batch of the retry queue."""
     if "Records" in event:
         until = deadline(context, reserve_seconds=1)
@@ -41,10 +42,8 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         take(Request(event).event_text())
     except StreamStateError as error:
         log_refusal(error)
-        response = problem_response(error, {**event, "asked_path": event.get("rawPath") or event.get("path")})
-    else:
-        response = json_response(HTTPStatus.OK, {})
-    return {"statusCode": response.status_code, "headers": response.headers, "body": response.body}
+        return problem_response(error, event)
+    return json_response(HTTPStatus.OK, {})
 
 
 def take(text: str) -> None:

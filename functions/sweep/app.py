@@ -1,14 +1,15 @@
 """EventBridge schedule, rule or direct invoke: many targets to the queue."""
 
 import os
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+from typing import TYPE_CHECKING, Any
 
 from stream_state.lookup import deadline
 from stream_state.observability import entry_point
 from stream_state.settings import Settings
 from stream_state.sweep import Sweep, SweepRequest
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 settings = Settings.from_environment(os.environ)
 sweep = Sweep.from_settings(settings)
@@ -20,7 +21,7 @@ MOST_KEPT_SECONDS = 30
 
 
 @entry_point
-def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     """Sweep the targets of the event and sum up."""
     request = SweepRequest.parse(event, settings.rtc_app_ids)
     kept_seconds = min(context.get_remaining_time_in_millis() / 1000 * SHARE_KEPT, MOST_KEPT_SECONDS)

@@ -2,9 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+from typing import TYPE_CHECKING, Any
 
 from stream_state.errors import StreamStateError
 from stream_state.lookup import Lookup, Teller, deadline, item
@@ -13,6 +11,9 @@ from stream_state.observability import entry_point
 from stream_state.settings import Settings
 from stream_state.table import StateTable
 from stream_state.validation import invalid, parse_max_age, parse_object
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 MAX_TARGETS = 100
 # Kept of the time: to write what the last calls told and to answer, and to deliver before that.
@@ -26,7 +27,7 @@ teller = Teller.from_settings(settings, table)
 
 
 @entry_point
-def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     """Answer for the target or targets of the event; a single target's error is raised by its name."""
     several = isinstance(event, Mapping) and "targets" in event
     options = {"max_age", "deliver"} if several else {"max_age", "deliver", "until"}

@@ -20,10 +20,10 @@ FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFuncti
 PUSHED = [name for name in EXPECTED if name.startswith("callback/")]
 BATCH = [{"room_id": ROOM, "user_id": f"student-{number}"} for number in range(100)]
 PROBE = """
-import boto3, requests, aws_lambda_powertools, stream_state
+import botocore, requests, aws_lambda_powertools, stream_state
 
 def handler(event, context):
-    return [module.__file__ for module in (boto3, requests, aws_lambda_powertools, stream_state)]
+    return [module.__file__ for module in (botocore, requests, aws_lambda_powertools, stream_state)]
 """
 
 

@@ -82,7 +82,7 @@ class _Environment:
         self._server = LoopbackServer(self._runtime_api)
         module = "awslambdaric" if (runtime_directory / "awslambdaric").exists() else "plain_runtime"
         with log.open("ab") as output:
-            # -S keeps the site-packages of this interpreter out: requests and boto3 must come from the layer.
+            # -S keeps the site-packages of this interpreter out: requests and botocore must come from the layer.
             self.process = subprocess.Popen(
                 [sys.executable, "-S", "-m", module, function.handler],
                 cwd=function.code_directory,

@@ -75,11 +75,7 @@ class Api:
 
 
 def read(response: dict[str, Any]) -> Answer:
-    several = {name: ",".join(values) for name, values in (response.get("multiValueHeaders") or {}).items()}
-    body = response.get("body")
-    return Answer(
-        response["statusCode"], {**response.get("headers", {}), **several}, json.loads(body) if body else None
-    )
+    return Answer(response["statusCode"], response["headers"], json.loads(response["body"] or "null"))
 
 
 @pytest.fixture

@@ -166,11 +166,11 @@ def test_a_number_in_a_query_is_whole_and_short(text: str, number: int | str) ->
 )
 def test_a_page_goes_on_after_the_key_that_the_last_one_gave(key: str) -> None:
     response = page_response("results", [], key)
-    token = json.loads(str(response.body))["next_token"]
+    token = json.loads(response["body"])["next_token"]
 
     assert page_key({"next_token": token}) == key
     assert page_key({}) is None
-    assert json.loads(str(page_response("results", [], None).body)) == {"results": [], "next_token": None}
+    assert json.loads(page_response("results", [], None)["body"]) == {"results": [], "next_token": None}
 
 
 @pytest.mark.parametrize(
@@ -190,18 +190,20 @@ def test_a_token_that_the_api_did_not_give_is_refused(token: str) -> None:
 def test_no_response_is_kept_by_a_cache() -> None:
     response = json_response(200, {"a": 1})
 
-    assert (response.status_code, response.content_type, response.body) == (200, "application/json", '{"a":1}')
-    assert response.headers["Cache-Control"] == "no-store"
-    assert "Retry-After" not in response.headers
+    assert response == {
+        "statusCode": 200,
+        "headers": {"Content-Type": "application/json", "Cache-Control": "no-store"},
+        "body": '{"a":1}',
+    }
 
 
 def test_an_error_becomes_a_problem_that_names_the_request(conforms: Callable[[str, Any], None]) -> None:
-    event = {"requestContext": {"requestId": "request-1"}, "asked_path": "/rooms/a"}
+    event = {"requestContext": {"requestId": "request-1"}, "rawPath": "/rooms/a"}
 
     response = problem_response(QuotaExceeded("No slot.", retry_after_seconds=2.1), event)
 
-    problem = json.loads(str(response.body))
+    problem, headers = json.loads(response["body"]), response["headers"]
     conforms("problem", problem)
-    assert (response.status_code, response.content_type) == (429, "application/problem+json")
-    assert (response.headers["Cache-Control"], response.headers["Retry-After"]) == ("no-store", "3")
+    assert (response["statusCode"], headers["Content-Type"]) == (429, "application/problem+json")
+    assert (headers["Cache-Control"], headers["Retry-After"]) == ("no-store", "3")
     assert (problem["instance"], problem["request_id"], problem["error"]) == ("/rooms/a", "request-1", "QuotaExceeded")

@@ -13,13 +13,22 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from volcengine.auth.SignerV4 import SignerV4
 from volcengine.auth.SignParam import SignParam
 from volcengine.Credentials import Credentials
 
-from stream_state.signing import SigningKeys, VolcengineAuth, canonical_request, signed_headers, signing_key
+from stream_state.signing import (
+    SigningKeys,
+    VolcengineAuth,
+    canonical_path,
+    canonical_query,
+    canonical_request,
+    canonical_url,
+    signed_headers,
+    signing_key,
+)
 
 FIXTURE = json.loads((Path(__file__).parent / "vectors.json").read_text())
 VECTORS = [
@@ -74,8 +83,8 @@ def test_the_canonical_request_hashes_as_in_the_vector(vector: Mapping[str, Any]
     request = sign_vector(vector)
     url = urlsplit(str(request.url))
 
-    headers = signed_headers({"Host": url.netloc, **request.headers})
-    text = canonical_request("GET", url.path, url.query, headers, request.headers["X-Content-Sha256"])
+    headers = signed_headers(request.headers.lower_items()) | {"host": url.netloc}
+    text, _ = canonical_request("GET", url.path, url.query, headers)
 
     assert hashlib.sha256(text.encode()).hexdigest() == vector["canonical_request_hash"]
 
@@ -150,6 +159,20 @@ def test_what_is_sent_is_what_was_signed() -> None:
     assert request.url == "https://host/a~%20b?a=~&a=%FF&b=x%20y&b=%2F&c="
 
 
+plain_text = st.text("aZ09-._~=&", max_size=8)
+
+
+@settings(deadline=None)
+@given(path=st.text("aZ0-._~/", max_size=8), query=plain_text, host=hosts)
+@example(path="", query="a1=2&a=1&a=0&a-b=3", host="host")
+@example(path="", query="a=1&&b=2&c", host="host")
+@example(path="", query="a=b=c", host="host")
+def test_a_url_without_anything_to_encode_becomes_what_any_other_does(path: str, query: str, host: str) -> None:
+    _, _, found_path, found_query = canonical_url(f"https://{host}/{path}?{query}")
+
+    assert (found_path, found_query) == (canonical_path(f"/{path}"), canonical_query(query))
+
+
 def test_signing_again_replaces_the_first_signature() -> None:
     now = seconds("20261123T030405Z")
     request = sign(VolcengineAuth(TOKEN_KEYS, "rtc", "cn-north-1", lambda: now))
@@ -175,7 +198,7 @@ def test_signing_again_replaces_the_first_signature() -> None:
     ],
 )
 def test_a_default_port_is_not_part_of_the_host_signed(authority: str, host: str) -> None:
-    assert signed_headers({"Host": authority}) == {"host": host}
+    assert {canonical_url(f"https://{authority}/{rest}")[1] for rest in ("", "?a=1", "?a=%7e")} == {host}
 
 
 def test_a_user_in_the_address_is_not_part_of_the_host_signed() -> None:
@@ -186,9 +209,9 @@ def test_a_user_in_the_address_is_not_part_of_the_host_signed() -> None:
 
 
 def test_a_header_is_signed_trimmed_also_as_bytes() -> None:
-    headers = {"Host": "host", "X-One": " a  b ", "X-Two": b"\tc", "Accept": "*/*"}
+    headers = {"x-one": " a  b ", "x-two": b"\tc", "content-type": "text", "accept": "*/*"}
 
-    assert signed_headers(headers) == {"host": "host", "x-one": "a  b", "x-two": "c"}
+    assert signed_headers(headers.items()) == {"x-one": "a  b", "x-two": "c", "content-type": "text"}
 
 
 @pytest.mark.parametrize("body", [iter([b"part"]), io.BytesIO(b"all")], ids=["iterator", "file"])
@@ -217,8 +240,9 @@ def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
     assert signing_key.cache_info().misses == 5
 
 
-def test_the_cache_of_derived_keys_is_bounded() -> None:
+def test_what_is_kept_is_bounded() -> None:
     assert 0 < (signing_key.cache_info().maxsize or 0) <= 100
+    assert 0 < (canonical_url.cache_info().maxsize or 0) <= 10_000
 
 
 @pytest.mark.parametrize("show", [repr, str, "{0!r:>1}".format])

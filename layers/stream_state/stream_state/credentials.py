@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_state import aws
 from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, StreamStateError
 from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
 from stream_state.signing import SigningKeys
-from stream_state.transport import aws_client
 from stream_state.validation import parse_json
 
 if TYPE_CHECKING:
@@ -74,8 +73,9 @@ class CachedSecret[T](ABC):
             message = f"{name} is not set."
             raise SettingsError(message)
         # A caller waits for this: two short tries, then an earlier value serves on or the caller is told.
-        config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
-        return cls(aws_client("secretsmanager", config), secret_id, settings.secret_max_age_seconds)
+        retries = {"mode": "standard", "total_max_attempts": 2}
+        client = aws.client("secretsmanager", connect_timeout=1, read_timeout=2, retries=retries)
+        return cls(client, secret_id, settings.secret_max_age_seconds)
 
     @abstractmethod
     def _parse(self, text: str | None) -> T:

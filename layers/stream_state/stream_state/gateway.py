@@ -7,8 +7,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from aws_lambda_powertools.event_handler.api_gateway import Response
-
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.model import Target
 from stream_state.validation import invalid, parse_app_id, parse_id, parse_json, parse_object, parse_path_id
@@ -16,12 +14,16 @@ from stream_state.validation import invalid, parse_app_id, parse_id, parse_json,
 MAX_BODY_BYTES = 256 * 1024
 MAX_TOKEN_LENGTH = 1024
 
+# What API Gateway makes an HTTP response of, for both payload versions.
+type Response = dict[str, Any]
+
 
 class Request:
-    """One request; what is wrong with it raises `InvalidTarget`."""
+    """One request; what is wrong with it raises `InvalidTarget`. `until`: when waiting ends, in monotonic seconds."""
 
-    def __init__(self, event: Mapping[str, Any]) -> None:
+    def __init__(self, event: Mapping[str, Any], until: float = 0) -> None:
         self._event = event
+        self.until = until
 
     def path_id(self, name: str) -> str:
         """An id in the path, decoded once: payload 1.0 arrives encoded, 2.0 decoded."""
@@ -75,20 +77,13 @@ class Request:
         return base64.b64decode(body, validate=True).decode() if encoded else body
 
 
-def by_route(event: Any) -> tuple[str, dict[str, Any]]:
-    """The payload version, and the event with the route that API Gateway matched in place of the path.
-
-    An id may hold what no path pattern matches, and stages and custom domains change the path.
-    """
-    context = event.get("requestContext") if isinstance(event, dict) else None
-    if isinstance(context, dict):
-        path = event.get("rawPath", event.get("path"))
-        match event:
-            case {"routeKey": str(key), "requestContext": {"http": {"method": str()}}}:
-                matched = {"rawPath": key.partition(" ")[2], "requestContext": {**context, "stage": "$default"}}
-                return "2.0", {**event, **matched, "asked_path": path}
-            case {"resource": str(resource), "httpMethod": str()}:
-                return "1.0", {**event, "path": resource, "asked_path": path}
+def route(event: Any) -> str:
+    """The route that API Gateway matched, as `GET /watches`; the path differs by stage, domain and ids."""
+    match event:
+        case {"routeKey": str(key), "requestContext": {"http": {"method": str(method)}}}:
+            return f"{method} {key.partition(' ')[2]}"
+        case {"resource": str(resource), "httpMethod": str(method), "requestContext": {}}:
+            return f"{method} {resource}"
     raise invalid("the event", "must be a request of API Gateway, in payload format 2.0 or 1.0")
 
 
@@ -116,22 +111,22 @@ def page_key(options: Mapping[str, str]) -> str | None:
 
 def json_response(
     status: int, document: object, content_type: str = "application/json", retry_after: int | None = None
-) -> Response[str]:
+) -> Response:
     """A response that no cache keeps."""
-    headers: dict[str, str | list[str]] = {"Cache-Control": "no-store"}
+    headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    return Response(status, content_type, json.dumps(document, separators=(",", ":")), headers=headers)
+    return {"statusCode": int(status), "headers": headers, "body": json.dumps(document, separators=(",", ":"))}
 
 
-def page_response(name: str, entries: list[dict[str, Any]], next_key: str | None) -> Response[str]:
+def page_response(name: str, entries: list[dict[str, Any]], next_key: str | None) -> Response:
     """A page of a list."""
     token = base64.urlsafe_b64encode(next_key.encode()).decode() if next_key else None
     return json_response(HTTPStatus.OK, {name: entries, "next_token": token})
 
 
-def problem_response(error: StreamStateError, event: Mapping[str, Any]) -> Response[str]:
+def problem_response(error: StreamStateError, event: Mapping[str, Any]) -> Response:
     """An error as a problem document."""
     request_id = event["requestContext"].get("requestId")
-    document = error.problem(instance=event.get("asked_path"), request_id=request_id)
+    document = error.problem(instance=event.get("rawPath", event.get("path")), request_id=request_id)
     return json_response(error.http_status, document, "application/problem+json", error.retry_after)

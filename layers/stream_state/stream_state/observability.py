@@ -53,8 +53,10 @@ def _write(recorded: Mapping[tuple[Any, ...], Iterable[float]]) -> None:
             emitter = emitters[tuple(dimensions)] = EphemeralMetrics(namespace=NAMESPACE)
             for name, of in dimensions:
                 emitter.add_dimension(name, of)
-        for value in values:
-            emitter.add_metric(metric, unit, value)
+        first, *others = values
+        emitter.add_metric(metric, unit, first)
+        # It would format all values, for a message that is never logged, with each that is added.
+        emitter.metric_set[metric]["Value"] += others
     for emitter in emitters.values():
         if emitter.metric_set:
             emitter.flush_metrics()

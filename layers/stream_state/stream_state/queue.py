@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_state import aws
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
-from stream_state.transport import aws_client
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -127,12 +126,12 @@ class RetryQueue:
 
 def sqs_client(timeout_seconds: float) -> "SQSClient":
     """A client that tries once: what is tried again is decided here, message by message."""
-    config = Config(
+    client: SQSClient = aws.client(
+        "sqs",
         connect_timeout=min(1, timeout_seconds),
         read_timeout=timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 1},
     )
-    client: SQSClient = aws_client("sqs", config)
     return client
 
 

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_state import aws
 from stream_state.errors import QuotaExceeded
 from stream_state.observability import logger, record
 from stream_state.settings import Settings, SettingsError
-from stream_state.transport import aws_client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -168,8 +167,8 @@ class TableLimiter:
             message = "TABLE_NAME is not set."
             raise SettingsError(message)
         # One try: what is tried again is decided here.
-        config = Config(connect_timeout=1, read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1})
-        return cls(aws_client("dynamodb", config), settings, function)
+        retries = {"mode": "standard", "total_max_attempts": 1}
+        return cls(aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries=retries), settings, function)
 
     def acquire(self, deadline: float) -> None:
         """See `Limiter`; refuses at once, but a sweep only when its deadline has come."""

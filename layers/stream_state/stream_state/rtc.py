@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Self
+from urllib.parse import quote
 
 import requests
 import urllib3
+from requests.structures import CaseInsensitiveDict
 
 from stream_state.credentials import KeySource, SecretKeys
 from stream_state.errors import (
@@ -28,7 +30,7 @@ from stream_state.observability import logger, record
 from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys, VolcengineAuth
-from stream_state.transport import bounded_session, in_background
+from stream_state.transport import HEADERS, bounded_session, in_background
 from stream_state.validation import parse_json
 
 # Calls under way at once, and connections kept: enough for 60 calls a second that take a second each.
@@ -76,7 +78,10 @@ class RtcClient:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._jitter = jitter
-        self._session = session or bounded_session(MAX_CONCURRENCY)
+        session = session or bounded_session(MAX_CONCURRENCY)
+        self._verify = session.verify is None or session.verify
+        self._url = f"{settings.rtc_endpoint.rstrip('/')}/?Action=GetUserStreamState"
+        self._adapter = session.get_adapter(self._url)
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -154,28 +159,32 @@ class RtcClient:
     def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one signed GET."""
         settings = self._settings
+        # Neither prepared nor sent by the session: its settings for each request would be merged anew, its cookies and
+        # hooks looked through, though there are none.
+        request = requests.PreparedRequest()
+        request.method = "GET"
+        request.url = f"{self._url}&AppId={quote(target.app_id, '')}&RoomId={target.room_id}&UserId={target.user_id}"
+        request.url += "&Version=2020-12-01"
+        request.headers = CaseInsensitiveDict()
+        for name, value in HEADERS.items():
+            request.headers[name] = value
         try:
-            response = self._session.get(
-                settings.rtc_endpoint,
-                params={
-                    "Action": "GetUserStreamState",
-                    "Version": "2020-12-01",
-                    "AppId": target.app_id,
-                    "RoomId": target.room_id,
-                    "UserId": target.user_id,
-                },
-                auth=VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock),
+            response = self._adapter.send(
+                VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock)(request),
+                stream=True,
                 timeout=urllib3.Timeout(  # type: ignore[arg-type]  # requests hands it on; its stubs do not say so
                     connect=settings.rtc_connect_timeout_seconds,
                     read=settings.rtc_read_timeout_seconds,
                     total=seconds_left,
                 ),
-                allow_redirects=False,
-                stream=True,
+                verify=self._verify,
+                proxies={},
             )
             try:
-                # The second read ends with an error if the connection broke off before the announced length.
-                body = response.raw.read(MAX_BODY_BYTES) + response.raw.read(1)
+                body = response.raw.read(MAX_BODY_BYTES)
+                if response.raw.length_remaining != 0:
+                    # An error if the connection broke off before the announced length.
+                    body += response.raw.read(1)
             finally:
                 response.close()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -232,9 +241,9 @@ def _media(result: Mapping[str, Any], target: Target, request_id: str | None) ->
     entries = result.get("StreamStates")
     odd = [] if isinstance(entries, list) else ["StreamStates is not a list"]
     for entry in entries if isinstance(entries, list) else ():
-        name = _member(entry, "MediaType")
+        name = entry.get("MediaType") if isinstance(entry, dict) else None
         if isinstance(name, str) and name in _MEDIA:
-            told[_MEDIA[name]].append(_member(entry, "State"))
+            told[_MEDIA[name]].append(entry.get("State"))
         else:
             odd.append("an entry has a MediaType that is not known, or none")
     values = {medium: _agreed(states) for medium, states in told.items()}
@@ -247,9 +256,10 @@ def _media(result: Mapping[str, Any], target: Target, request_id: str | None) ->
 
 def _agreed(states: list[object]) -> bool | None:
     """The one value that all states tell: the integers 0 and 1 only, so neither `true` nor 1.0."""
-    if states and all(type(state) is int and state in {0, 1} and state == states[0] for state in states):
-        return states[0] == 1
-    return None
+    for state in states:
+        if type(state) is not int or state not in (0, 1) or state != states[0]:
+            return None
+    return states[0] == 1 if states else None
 
 
 def _member(value: object, name: str) -> Any:

@@ -2,18 +2,26 @@
 
 import hashlib
 import hmac
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
 
 ALGORITHM = "HMAC-SHA256"
-_ALWAYS_SIGNED = frozenset({"host", "content-type", "content-md5"})
-_DEFAULT_PORTS = frozenset({"80", "443"})
+_ALWAYS_SIGNED = frozenset({"content-type", "content-md5"})
+_HASH_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+# A URL in which nothing is to be decoded or encoded, such as those of this project's calls: taking any other one apart
+# takes longer than all the rest of signing.
+_UNRESERVED = "[A-Za-z0-9._~-]*+"
+_PAIR = f"{_UNRESERVED}={_UNRESERVED}"
+_PLAIN_URL = re.compile(
+    rf"(https?://([A-Za-z0-9.-]+(?::[0-9]+)?))(/[A-Za-z0-9._~/-]*)\?({_PAIR}(?:&{_PAIR})*+)"
+).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +53,48 @@ class VolcengineAuth(AuthBase):
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Sign the prepared request in place."""
-        url = urlsplit(str(r.url))
-        path, query = canonical_path(url.path), canonical_query(url.query)
-        r.url = urlunsplit((url.scheme, url.netloc, path, query, ""))
-        date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
-        body_hash = hashlib.sha256(_body_bytes(r.body)).hexdigest()
-        r.headers.update({"X-Date": date, "X-Content-Sha256": body_hash})
-        r.headers.pop("X-Security-Token", None)
+        r.url, host, path, query = canonical_url(r.url or "")
+        date = _date(int(self._clock()))
+        body_hash = hashlib.sha256(_body_bytes(r.body)).hexdigest() if r.body is not None else _HASH_OF_NOTHING
+        headers = signed_headers(r.headers.lower_items())
+        headers["host"] = host
+        r.headers["X-Date"] = headers["x-date"] = date
+        r.headers["X-Content-Sha256"] = headers["x-content-sha256"] = body_hash
         if self._keys.session_token:
-            r.headers["X-Security-Token"] = self._keys.session_token
-        headers = signed_headers({"Host": url.netloc.rpartition("@")[2], **r.headers})
-        canonical = canonical_request(str(r.method), path, query, headers, body_hash)
-        r.headers["Authorization"] = self._authorization(canonical, date, ";".join(headers))
+            r.headers["X-Security-Token"] = headers["x-security-token"] = self._keys.session_token
+        elif "x-security-token" in headers:
+            del headers["x-security-token"], r.headers["X-Security-Token"]
+        r.headers["Authorization"] = self._authorization(r.method or "", path, query, headers, date)
         return r
 
-    def _authorization(self, canonical: str, date: str, header_names: str) -> str:
-        scope = f"{date[:8]}/{self._region}/{self._service}/request"
+    def _authorization(self, method: str, path: str, query: str, headers: Mapping[str, str], date: str) -> str:
+        canonical, names = canonical_request(method, path, query, headers)
+        day = date[:8]
+        scope = f"{day}/{self._region}/{self._service}/request"
         to_sign = f"{ALGORITHM}\n{date}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        key = signing_key(self._keys.secret_access_key, date[:8], self._region, self._service)
+        key = signing_key(self._keys.secret_access_key, day, self._region, self._service)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-        credential = f"{self._keys.access_key_id}/{scope}"
-        return f"{ALGORITHM} Credential={credential}, SignedHeaders={header_names}, Signature={signature}"
+        return (
+            f"{ALGORITHM} Credential={self._keys.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+        )
+
+
+# Users are asked for again and again: by whoever waits for one, and by each sweep of a short list.
+@lru_cache(maxsize=1024)
+def canonical_url(url: str) -> tuple[str, str, str, str]:
+    """The URL in its canonical form; of it the host to sign, the path and the query."""
+    if plain := _PLAIN_URL(url):
+        origin, host, path, query = plain.groups()
+        # With the lowest of all characters for =, pairs compare as their names do.
+        pairs = query.replace("=", "\0").split("&")
+        if pairs != sorted(pairs):
+            query = "&".join(sorted(query.split("&"), key=_name))
+    else:
+        parts = urlsplit(url)
+        origin, host = f"{parts.scheme}://{parts.netloc}", parts.netloc.rpartition("@")[2]
+        path, query = canonical_path(parts.path), canonical_query(parts.query)
+    host = host.removesuffix(":80").removesuffix(":443")
+    return origin + path + (query and f"?{query}"), host, path, query
 
 
 def canonical_path(path: str) -> str:
@@ -80,23 +109,21 @@ def canonical_query(query: str) -> str:
     return "&".join(f"{_encoded(name)}={_encoded(value)}" for name, value in pairs)
 
 
-def signed_headers(headers: Mapping[str, str | bytes]) -> dict[str, str]:
-    """The headers that the signature covers, lower-case name to trimmed value, sorted by name."""
-    chosen = {}
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower in _ALWAYS_SIGNED or lower.startswith("x-"):
-            chosen[lower] = (value if isinstance(value, str) else value.decode("latin-1")).strip()
-    host, _, port = chosen["host"].rpartition(":")
-    if port in _DEFAULT_PORTS:
-        chosen["host"] = host
-    return dict(sorted(chosen.items()))
+def signed_headers(headers: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """The headers that the signature covers, of those given with lower-case names."""
+    return {
+        name: value.strip() if isinstance(value, str) else value.decode("latin-1").strip()
+        for name, value in headers
+        if name[:2] == "x-" or name in _ALWAYS_SIGNED
+    }
 
 
-def canonical_request(method: str, path: str, query: str, headers: Mapping[str, str], body_hash: str) -> str:
-    """The text whose hash is signed; path, query and headers are canonical already."""
-    header_lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
-    return f"{method}\n{path}\n{query}\n{header_lines}\n{';'.join(headers)}\n{body_hash}"
+def canonical_request(method: str, path: str, query: str, headers: Mapping[str, str]) -> tuple[str, str]:
+    """The text whose hash is signed, and the names of the headers in it; what is given is canonical already."""
+    names = sorted(headers)
+    lines = "".join([f"{name}:{headers[name]}\n" for name in names])
+    signed = ";".join(names)
+    return f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{headers['x-content-sha256']}", signed
 
 
 @lru_cache(maxsize=16)
@@ -108,13 +135,21 @@ def signing_key(secret_access_key: str, day: str, region: str, service: str) -> 
     return key
 
 
+@lru_cache(maxsize=16)
+def _date(seconds: int) -> str:
+    """The same for all requests of a second."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+
+
+def _name(pair: str) -> str:
+    return pair.partition("=")[0]
+
+
 def _encoded(text: str) -> str:
     return quote(text, safe="", errors="surrogateescape")
 
 
 def _body_bytes(body: object) -> bytes:
-    if body is None:
-        return b""
     if isinstance(body, str):
         return body.encode()
     if isinstance(body, bytes):

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
 
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_state import aws
 from stream_state.errors import StateUnavailable
 from stream_state.model import Fact, Known, StreamState, Target
 from stream_state.observability import record
 from stream_state.settings import Settings, SettingsError
-from stream_state.transport import aws_client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -69,18 +68,19 @@ class Table:
         self.clock = clock
 
     @classmethod
-    def from_settings(cls, settings: Settings, timeout_seconds: float = 1, tries: int = 3) -> Self:
+    def from_settings(cls, settings: Settings, timeout_seconds: float = 2, tries: int = 3) -> Self:
         """The table that `TABLE_NAME` names, with the time-out and tries of each request."""
         if not settings.table_name:
             message = "TABLE_NAME is not set."
             raise SettingsError(message)
-        config = Config(
+        client = aws.client(
+            "dynamodb",
             connect_timeout=timeout_seconds,
             read_timeout=timeout_seconds,
             retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=64,
         )
-        return cls(aws_client("dynamodb", config), settings.table_name)
+        return cls(client, settings.table_name)
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """The answer to a request about the table; raises `ConditionFailed` too."""

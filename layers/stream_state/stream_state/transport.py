@@ -1,64 +1,36 @@
-"""HTTP sessions bounded in time as a whole that take nothing from the environment, and clients of AWS."""
+"""HTTP sessions whose requests are bounded in time as a whole and take nothing from the environment."""
 
+import http.client
 import io
-import json
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from http import HTTPStatus
-from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
-import boto3
 import requests
 import urllib3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError
+
+# No compressed bodies, so that the size read is the size sent.
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
 
 
 def bounded_session(connections: int) -> requests.Session:
     """A session whose requests are bounded in time and take nothing from the environment."""
     session = requests.Session()
-    # Neither proxies nor .netrc nor certificate paths of the environment; no cookies; no compressed bodies, so that
-    # the size read is the size sent.
+    # Neither proxies nor .netrc nor certificate paths of the environment; no cookies.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update({"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"})
     adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)
     return session
-
-
-class MalformedAnswer(BotoCoreError):
-    """What came is no answer of AWS."""
-
-    fmt = "AWS's answer was not understood."
-
-
-def aws_client(service: Any, config: Config) -> Any:
-    """A boto3 client that understands nothing where nothing was said: botocore reads HTML as an empty answer."""
-    client = boto3.client(service, config=config)
-    client.meta.events.register("before-parse", _check_answer)
-    return client
-
-
-def _check_answer(response_dict: dict[str, Any], **_: Any) -> None:
-    try:
-        answer = json.loads(response_dict["body"])
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or not isinstance(answer.get("__type", ""), str):
-        if response_dict["status_code"] == HTTPStatus.OK:
-            raise MalformedAnswer
-        # The status alone then says what kind of error it is, and whether to try again.
-        response_dict["body"] = b""
 
 
 class _BoundedReader(io.RawIOBase):
@@ -68,6 +40,11 @@ class _BoundedReader(io.RawIOBase):
         self._socket = sock
         self._raw = sock.makefile("rb", buffering=0)
         self._until = time.monotonic() + (sock.gettimeout() or 0)
+        self._has_read = False
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        """What a response asks of a socket."""
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
@@ -76,7 +53,10 @@ class _BoundedReader(io.RawIOBase):
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._socket.settimeout(left)
+        # The time-out of the first read, which most often is the only one, is set already.
+        if self._has_read:
+            self._socket.settimeout(left)
+        self._has_read = True
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -84,17 +64,41 @@ class _BoundedReader(io.RawIOBase):
         super().close()
 
 
-class _BoundedResponse(HTTPResponse):
+class _BoundedResponse(http.client.HTTPResponse):
     """A response whose read time-out covers all of it, from the status line to the last byte of the body."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_BoundedReader(sock))
+        super().__init__(_BoundedReader(sock), *args, **kwargs)  # type: ignore[arg-type]  # makefile is all it asks for
+
+
+class _Response(requests.Response):
+    """A response without cookies, history and encoding, which nothing here reads."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
+        self.raw, self.status_code, self.headers = raw, raw.status, raw.headers  # type: ignore[assignment]  # as good
+        self._content_consumed = False
 
 
 class _BoundedAdapter(HTTPAdapter):
-    """Connections with bounded responses."""
+    """Connections with bounded responses, found without building a key of all their settings for each request."""
+
+    def __init__(self, **options: Any) -> None:
+        self._pools: dict[Any, Any] = {}
+        super().__init__(**options)
+
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        key = (*str(request.url).split("/", 3)[:3], verify, cert)
+        if key not in self._pools:
+            self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        return self._pools[key]
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:  # noqa: ARG002 (there are none)
+        return "/" + str(request.url).split("/", 3)[3]
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> requests.Response:  # noqa: ARG002 (nobody asks for it)
+        return _Response(resp)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -121,9 +125,32 @@ def _close(connected: Future[socket.socket]) -> None:
 
 
 class _HttpConnection(HTTPConnection):
-    """A connection whose time-out covers finding its host's addresses and trying them, all together."""
+    """A connection whose time-out covers finding its host's addresses and trying them, all together.
+
+    Requests are those of `http.client`, without what urllib3 looks for in each besides: bodies in chunks, markers of
+    headers to leave out, and defects of the answer's headers, which it would only log.
+    """
 
     response_class = _BoundedResponse
+    putheader = http.client.HTTPConnection.putheader
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **_: Any) -> None:
+        if self.sock is not None:
+            self.sock.settimeout(self.timeout)
+        http.client.HTTPConnection.request(self, method, url, body, dict(headers.lower_items()))
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's
+        self.sock.settimeout(self.timeout)
+        answer = http.client.HTTPConnection.getresponse(self)
+        return urllib3.HTTPResponse(
+            body=answer,
+            headers=urllib3.HTTPHeaderDict(answer.headers.items()),
+            status=answer.status,
+            preload_content=False,
+            decode_content=False,
+            original_response=answer,
+            request_method="GET",
+        )
 
     def _new_conn(self) -> socket.socket:
         timeout = self.timeout

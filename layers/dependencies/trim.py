@@ -1,0 +1,48 @@
+"""Takes out of a folder of packages what the functions never read: `python trim.py FOLDER`.
+
+botocore brings the descriptions of 400 services, with their documentation, and looks through the folder for each client
+that it makes. Those that are used stay, in all regions and partitions.
+"""
+
+import gzip
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+SERVICES = ("dynamodb", "secretsmanager", "sqs")
+# Of a service, the newest version: its operations, and how its endpoint follows from region, partition and settings.
+# Left out: examples, paginators, waiters.
+PARTS = ("service-2", "endpoint-rule-set-1")
+
+
+def without_documentation(node: Any) -> Any:
+    """The description without the texts for people; a member may be named so too, and is no text."""
+    if isinstance(node, dict):
+        kept = {name: value for name, value in node.items() if name != "documentation" or not isinstance(value, str)}
+        return {name: without_documentation(value) for name, value in kept.items()}
+    return [without_documentation(value) for value in node] if isinstance(node, list) else node
+
+
+def trim_data(data: Path) -> None:
+    """Rewrite botocore's data; what is unpacked here need not be at each cold start."""
+    endpoints = json.loads((data / "endpoints.json").read_bytes())
+    for partition in endpoints["partitions"]:
+        partition["services"] = {name: entry for name, entry in partition["services"].items() if name in SERVICES}
+    kept = {"endpoints.json": endpoints}
+    for service in SERVICES:
+        newest = max(data.glob(f"{service}/*"))
+        for file in (file for part in PARTS for file in newest.glob(f"{part}*.json*")):
+            text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            kept[str(file.relative_to(data)).removesuffix(".gz")] = without_documentation(json.loads(text))
+    for folder in filter(Path.is_dir, data.iterdir()):
+        shutil.rmtree(folder)
+    for name, content in kept.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(json.dumps(content, separators=(",", ":")))
+
+
+if __name__ == "__main__":
+    packages = Path(sys.argv[1])
+    trim_data(packages / "botocore" / "data")

@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit bench lint format build deploy lock clean
+.PHONY: help run serve query test unit contract bench lint format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -48,6 +48,9 @@ test: build ## Run the unit, integration and end-to-end tests with coverage
 
 unit: $(INSTALLED) ## Run the unit tests alone
 	@$(BIN)/python -m pytest tests/unit
+
+contract: build ## Hold the running API against docs/openapi.yaml in at least 5,000 cases: about five minutes
+	@$(BIN)/python -m tests.e2e.contract
 
 bench: $(INSTALLED) ## Measure the shared limit and the sweep: about three minutes
 	@$(BIN)/python -m tests.benchmarks.quota

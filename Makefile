@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit faults bench importtime lint security format build deploy lock clean
+.PHONY: help run serve query test unit contract faults bench importtime lint security format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -51,6 +51,9 @@ test: build ## Run the unit, integration and end-to-end tests with coverage
 
 unit: $(INSTALLED) ## Run the unit tests alone
 	@$(BIN)/python -m pytest tests/unit
+
+contract: build ## Hold the running API against docs/openapi.yaml in at least 5,000 cases: about five minutes
+	@$(BIN)/python -m tests.e2e.contract
 
 faults: $(INSTALLED) ## Break everything around the functions, one fault after another: some minutes
 	@$(BIN)/python -m tests.integration.campaign

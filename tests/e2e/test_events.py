@@ -18,6 +18,15 @@ from tests.sandbox.stack import Sandbox
 MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
 FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
 PUSHED = [name for name in EXPECTED if name.startswith("callback/")]
+# Those about watches and rooms, in an order in which each finds something: the status, and the users that are told.
+WATCHES = {
+    "api/put-watch-http-api.json": (200, ["teacher"]),
+    "api/put-watch-rest-api.json": (200, ["student-2"]),
+    "api/post-watches-http-api.json": (200, ["teacher", "student-2"]),
+    "api/list-watches-http-api.json": (200, ["student-2", "teacher"]),
+    "api/delete-watch-http-api.json": (204, []),
+    "api/list-room-states-http-api.json": (200, ["student-1", "student-2", "teacher"]),
+}
 BATCH = [{"room_id": ROOM, "user_id": f"student-{number}"} for number in range(100)]
 PROBE = """
 import botocore, requests, aws_lambda_powertools, stream_state
@@ -55,7 +64,7 @@ def test_every_sample_event_is_listed() -> None:
     assert {str(file.relative_to(EVENTS)) for file in EVENTS.glob("*/*.json")} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in PUSHED])
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in {*PUSHED, *WATCHES}])
 def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Callable[[str, Any], None], name: str) -> None:
     answered, queued = EXPECTED[name]
     folder = name.partition("/")[0]
@@ -80,6 +89,19 @@ def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Callable[[str,
     # The simulator, and the vendor's package in it, accepted the signature of every call.
     assert {arrival.outcome for arrival in classroom.simulator.arrivals} <= {"OK"}
     assert len(classroom.simulator.arrivals) == len(set(answered) | set(queued))
+
+
+def test_the_samples_about_watches_and_rooms_are_answered(classroom: Sandbox, http: Http) -> None:
+    classroom.invoke(FUNCTIONS["api"], sample("api/query-http-api.json"))
+
+    for name, (status, users) in WATCHES.items():
+        answer = classroom.invoke(FUNCTIONS["api"], sample(name)).payload
+
+        body = json.loads(answer["body"]) if answer.get("body") else {"results": []}
+        told = body.get("watches") or body.get("results", [body])
+        assert (answer["statusCode"], [entry["user_id"] for entry in told]) == (status, users), name
+    # The sample of the end of a watch has taken the teacher away.
+    assert [watch["user_id"] for watch in http.get("/watches").body["watches"]] == ["student-2"]
 
 
 @pytest.mark.parametrize("name", PUSHED)

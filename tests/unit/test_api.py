@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product, repeat
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +15,9 @@ from stream_state.errors import InvalidTarget, RtcUnavailable, StreamStateError
 from stream_state.model import Target
 from stream_state.table import PAGE_ITEMS
 from stream_state.watch_list import DEFAULT_WATCH_SECONDS, MAX_WATCH_SECONDS
+from tests.unit.contract import PROBLEM, Contract
 from tests.unit.fakes import Clock, aws_error
-from tests.unit.memory import APP_ID, EVENTS, Context, World, every_error, media, targets
+from tests.unit.memory import APP_ID, EVENTS, Context, MemoryTable, World, every_error, media, targets
 
 STATE = "GET /rooms/{room_id}/users/{user_id}/stream-state"
 QUERY = "POST /stream-states/query"
@@ -28,6 +29,7 @@ LIST_WATCHES = "GET /watches"
 IDS = {"room_id": "class-1", "user_id": "teacher"}
 TEACHER = Target(APP_ID, "class-1", "teacher")
 Conforms = Callable[[str, Any], None]
+CONTRACT = Contract()
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,15 @@ def api(request: pytest.FixtureRequest, handler: Callable[..., dict[str, Any]]) 
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (EVENTS / "api").glob("*.json")))
-def test_every_sample_event_is_answered(handler: Callable[..., dict[str, Any]], conforms: Conforms, name: str) -> None:
-    answer = read(handler(json.loads((EVENTS / "api" / f"{name}.json").read_text()), Context()))
+def test_every_sample_event_is_answered(handler: Callable[..., dict[str, Any]], name: str) -> None:
+    event = json.loads((EVENTS / "api" / f"{name}.json").read_text())
 
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
-    assert answer.headers["Cache-Control"] == "no-store"
-    for document in answer.body.get("results", [answer.body]):
-        conforms("answer", document)
+    answer = read(handler(event, Context()))
+
+    route = event.get("routeKey") or f"{event['httpMethod']} {event['resource']}"
+    assert (answer.status, answer.headers["Cache-Control"]) == (204 if route == DELETE_WATCH else 200, "no-store")
+    if answer.body is not None:
+        CONTRACT.validate(route, answer.status, answer.headers["Content-Type"], answer.body)
 
 
 def test_a_user_is_answered(world: World, api: Api, conforms: Conforms, logs: io.StringIO) -> None:
@@ -177,6 +181,30 @@ def test_every_error_of_the_vendor_is_a_problem(
     conforms("problem", several.body["results"][0])
     first = json.loads(logs.getvalue().splitlines()[0])
     assert (first["error"], first["correlation_id"]) == (type(error).__name__, "gateway-1")
+
+
+@pytest.mark.parametrize("route", sorted(CONTRACT.operations.keys() - {"POST /callbacks/rtc"}))
+def test_a_route_answers_with_the_problems_that_are_documented_for_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    ids = {name: value for name, value in IDS.items() if f"{{{name}}}" in route}
+    body = {"targets": [IDS]} if route in (QUERY, POST_WATCHES) else None
+    answered = []
+    for error, fails in product(every_error(), (False, True)):
+        world = World(clock)
+        world.rtc.default = error
+        if fails:
+            world.dynamodb.effects = dict.fromkeys(vars(MemoryTable), repeat(aws_error("InternalServerError")))
+        api = Api(world.function("api", monkeypatch).lambda_handler, "2.0")
+        answered += [api(route, body, **ids), api(route, "{", **ids), api(route, "x" * 2**19, **ids)]
+        answered += [api(route, body, **ids, unknown="1")]
+
+    problems = [answer for answer in answered if answer.headers.get("Content-Type") == PROBLEM]
+    assert {(answer.status, answer.body["error"]) for answer in problems} == CONTRACT.problems(route)
+    for answer in answered:
+        assert answer.status in CONTRACT.content(route)
+        if answer.body is not None:
+            CONTRACT.validate(route, answer.status, answer.headers["Content-Type"], answer.body)
 
 
 @pytest.mark.parametrize(

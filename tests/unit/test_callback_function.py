@@ -18,6 +18,7 @@ from stream_state.gateway import MAX_BODY_BYTES
 from stream_state.model import Target
 from stream_state.queue import RetryQueue
 from stream_state.settings import Settings, SettingsError
+from tests.unit.contract import PROBLEM, Contract
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import APP_ID, ENVIRONMENT, EVENTS, Context, World
 from tests.unit.pushed import KEY, VENDOR_NAMES, Receiver, fields, pushed, sign, stream, text
@@ -150,6 +151,22 @@ def test_a_refusal_is_a_problem(
     assert problem["request_id"] == event["requestContext"]["requestId"]
     assert answer["headers"]["Content-Type"] == "application/problem+json"
     assert world.is_untouched
+
+
+def test_it_answers_with_the_problems_that_are_documented(world: World, endpoint: Endpoint) -> None:
+    of_another = sign({**fields(AUDIO, endpoint.receiver.now_ms), "AppId": "another"})
+    forged = {**of_another, "Signature": "0" * 64}
+    bodies = [endpoint.now(), "{}", text(forged), text(of_another), "x" * 2**19]
+    answered = [endpoint.post(body) for body in bodies]
+    endpoint.fail_table()
+    answered.append(endpoint.post(endpoint.now()))
+    endpoint.retries.works = False
+    answered.append(endpoint.post(endpoint.now()))
+
+    route, contract = "POST /callbacks/rtc", Contract()
+    assert {(status, body["error"]) for status, body in answered if status != 200} == contract.problems(route)
+    for status, body in answered:
+        contract.validate(route, status, "application/json" if status == 200 else PROBLEM, body)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_state.transport import MalformedAnswer, aws_client
+from stream_state import aws
+from stream_state.aws import MalformedAnswer
 
 
 class Body(io.BytesIO):
@@ -23,7 +23,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client that tries once."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "eu-central-1")
-    return aws_client("dynamodb", Config(retries={"total_max_attempts": 1}))
+    return aws.client("dynamodb", retries={"total_max_attempts": 1})
 
 
 def answering(client: Any, status: int, body: bytes) -> Any:

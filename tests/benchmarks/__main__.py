@@ -16,6 +16,7 @@ sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 from tests.benchmarks import callbacks, quota, sweep  # noqa: E402 - after the line above, as all below
+from tests.benchmarks.table import in_memory, table  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).parent / "peers"
@@ -89,7 +90,7 @@ def long() -> list[Row]:
     swept = sweep.throughput(TARGETS, QPS)
     limited = quota.measure(quota.Course())
     waits = limited.of("api").waits_seconds
-    pushed = callbacks.over_http(callbacks._fast_table(), 3_000, 200)
+    pushed = callbacks.over_http(table(in_memory), 3_000, 200)
     return [
         (f"Sweep of {TARGETS:,} users at {QPS}/s, s (floor: users / rate)",
          {OURS: swept["duration_seconds"], FLOOR: TARGETS / QPS}, "{:.1f}"),

@@ -97,6 +97,10 @@ def partition(call: Mapping[str, Any]) -> str:
 def use_everything(sandbox: Sandbox, http: Http) -> None:
     """Let each function do all that it can."""
     simulator, aws = sandbox.simulator, sandbox.aws
+    # Of whom nothing is known: then the end of the room is looked for.
+    strangers = [{"room_id": ROOM, "user_id": f"stranger-{number}"} for number in range(2)]
+    for stranger in strangers:
+        simulator.publish(**stranger)
     simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
     for user in ("teacher", "student"):
         simulator.publish(ROOM, user, "Audio")
@@ -108,7 +112,9 @@ def use_everything(sandbox: Sandbox, http: Http) -> None:
     for function, event in (
         ("TaskFunction", {**TARGET, "max_age": 60}),
         ("TaskFunction", {**TARGET, "deliver": "queue"}),
+        ("TaskFunction", strangers[0]),
         ("SweepFunction", {"targets": [TARGET]}),
+        ("SweepFunction", strangers[1]),
         ("SweepFunction", {}),
     ):
         assert sandbox.invoke(function, event).error is None
@@ -119,7 +125,7 @@ def use_everything(sandbox: Sandbox, http: Http) -> None:
     aws.intercept = lambda operation, call: failure("InternalError", 500) if "SendMessageBatch" in operation else None
     simulator.publish(ROOM, "student", "Video")
     aws.intercept = lambda operation, call: None
-    for user in ("teacher", "student"):
+    for user in ("teacher", "student", "stranger-0", "stranger-1"):
         simulator.leave(ROOM, user)
     assert http.delete(f"{PATH}/watch").status == 204
     simulator.push_to = None
@@ -171,7 +177,7 @@ def use_what_fails(sandbox: Sandbox, http: Http) -> None:
     update(**limiter, UpdateExpression="REMOVE hold_until")
     event = json.loads(sample("callback/stream-start-http-api.json")["body"])
     assert http.post("/callbacks/rtc", {**event, "Signature": "0"}).status == 401
-    for operation in ("DynamoDB_20120810.GetItem", "AmazonSQS.SendMessageBatch"):
+    for operation in ("DynamoDB_20120810.PutItem", "AmazonSQS.SendMessageBatch"):
         aws.intercept = lambda called, call, operation=operation: (
             failure("InternalError", 500) if called == operation else None
         )

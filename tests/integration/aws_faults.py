@@ -23,6 +23,7 @@ from tests.integration.faults import (
     of,
     once,
     raw,
+    reads,
     silence,
     told,
 )
@@ -230,7 +231,7 @@ def partial_faults() -> Iterator[Fault]:
     yield Fault(kind, "send: nothing said, once", WELL["send"], aws=once("send", nothing))
     for user in ("teacher", "guest", "host", "late"):
         STEPS[f"write what is known of {user}"] = of("PutItem", f'"{user}"')
-        STEPS[f"read what is known of {user}"] = of("GetItem", f'"{user}"')
+        STEPS[f"read what is known of {user}"] = reads(f"'{user}'")
         for step in (f"write what is known of {user}", f"read what is known of {user}"):
             fails = dict.fromkeys(("sweep given", "sweep watched"), f"{SU}|answer") | UNHARMED
             yield Fault(kind, step, fails, aws=always(step, aws_error("InternalServerError", 500)))

@@ -188,15 +188,24 @@ def both(*steps: Step) -> Step:
     return lambda operation, call: any(step(operation, call) for step in steps)
 
 
+def reads(user: str) -> Step:
+    """The reads of what is known, to be merged, of any user or of one: of several at once, or of each."""
+
+    def matches(operation: str, call: Mapping[str, Any]) -> bool:
+        if operation == "BatchGetItem":
+            return any(entry.get("ConsistentRead") for entry in call["RequestItems"].values()) and user in str(call)
+        return operation == "GetItem" and call["Key"]["sk"]["S"] not in {"rtc", "room"} and user in str(call)
+
+    return matches
+
+
 STEPS: dict[str, Step] = {
     "read the keys": of("GetSecretValue", "SigningKeys"),
     "read the callback key": of("GetSecretValue", "CallbackKey"),
     "reserve a slot": updates("next_us"),
     "look for a hold": of("GetItem", '"limiter"'),
     "hold all calls": updates("hold_until = :until"),
-    "read what is known": lambda operation, call: (
-        operation == "GetItem" and call["Key"]["sk"]["S"] not in {"rtc", "room"}
-    ),
+    "read what is known": reads(""),
     "read the end of the room": of("GetItem", '"room"'),
     "write what is known": of("PutItem"),
     "write what was told": updates("told = :told"),

@@ -1,7 +1,7 @@
 """Measures sweeps of watched users: how long at the configured rate, and how much memory by the length of the list.
 
-The first part runs against the simulator, a table in memory, and moto for SQS and the secret, each in a process of its
-own, with answers that take 20 to 250 ms. (Moto's own table takes as long for a new target as the rate leaves for it.)
+The first part runs against the simulator, with answers that take 20 to 250 ms, a table in memory and a queue that takes
+all, each in a process of its own. (Moto's own take as long for a new target as the rate leaves for it.)
 The second raises the rate and replaces table, queue and vendor by stand-ins that keep nothing, so that what grows would
 be the sweep's own.
 """
@@ -91,7 +91,9 @@ def throughput(targets: int, qps: float, serve_table: Callable[[Any], None] = in
         table(serve_table) as table_url,
         quiet(),
     ):
-        os.environ |= {"AWS_ENDPOINT_URL": aws.get(), "AWS_ENDPOINT_URL_DYNAMODB": table_url}
+        # Moto's queue takes longer with each message in it.
+        own = dict.fromkeys(("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_SQS"), table_url)
+        os.environ |= {"AWS_ENDPOINT_URL": aws.get(), **own}
         url, access_key_id, secret_access_key = vendor.get()
         secret = json.dumps({"access_key_id": access_key_id, "secret_access_key": secret_access_key})
         boto3.client("secretsmanager").create_secret(Name="keys", SecretString=secret)
@@ -102,7 +104,7 @@ def throughput(targets: int, qps: float, serve_table: Callable[[Any], None] = in
                 "RTC_SECRET_ID": "keys",
                 "RTC_QPS": str(qps),
                 "TABLE_NAME": TABLE,
-                "RESULTS_QUEUE_URL": boto3.client("sqs").create_queue(QueueName="results")["QueueUrl"],
+                "RESULTS_QUEUE_URL": f"{table_url}/results",
             }
         )
         everyone = [Target(APP_ID, "hall", f"user-{number:05}") for number in range(targets)]

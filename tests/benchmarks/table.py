@@ -54,10 +54,12 @@ def moto(urls: Any) -> None:
 
 
 def in_memory(urls: Any) -> None:
-    """Serve as much of DynamoDB's protocol as the project uses, with a table in memory behind it."""
+    """Serve as much of DynamoDB's protocol as the project uses, with a table in memory, and a queue that takes all."""
+    from tests.unit.fakes import FakeQueue
     from tests.unit.memory import MemoryTable
 
-    memory = MemoryTable()
+    memory: Any = MemoryTable()
+    memory.send_message_batch = FakeQueue().send_message_batch
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := (await read_head(reader)).decode():

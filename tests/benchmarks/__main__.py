@@ -96,7 +96,10 @@ def long() -> list[Row]:
          {OURS: swept["duration_seconds"], FLOOR: TARGETS / QPS}, "{:.1f}"),
         ("  calls in its worst second at the vendor", {OURS: swept["worst second at the vendor"]}, "{:.0f}"),
         ("8 sweeps and lookups: calls in the worst second", {OURS: quota.worst_window(limited.arrivals)}, "{:.0f}"),
+        ("  share of the rate that was used, %",
+         {OURS: 100 * len(limited.slots) / (limited.course.qps * limited.course.seconds)}, "{:.1f}"),
         ("  a lookup's wait, p99, ms", {OURS: quota.percentile(waits, 0.99) * 1000}, "{:.0f}"),
+        ("  lookups refused", {OURS: limited.of("api").counts["refused"]}, "{:.0f}"),
         *((f"Peak memory of a sweep of {targets:,} users, MiB", {OURS: memory(targets)}, "{:.1f}")
           for targets in (1_000, 40_000)),
         ("Pushed events a second of one instance", {OURS: pushed.per_second}, "{:.0f}"),

@@ -165,7 +165,7 @@ def told(*entries: tuple[str, object]) -> simulator.Fault:
 
 NAMES = {
     "name unknown": socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
-    "name service fails for now": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    "name service asks to try again": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
     "name service fails": socket.gaierror(socket.EAI_FAIL, "Non-recoverable failure in name resolution"),
     "no sockets left": OSError(24, "Too many open files"),
 }

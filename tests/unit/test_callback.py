@@ -669,6 +669,19 @@ def test_a_room_that_ends_while_its_first_event_is_taken_in_ends_for_all(
     assert world.queue.messages[-1]["publishing"] is False
 
 
+def test_the_end_of_a_room_holds_for_one_of_whom_nothing_is_known_any_more(receiver: Receiver, world: World) -> None:
+    # Given a user of whom all that was known has expired, though it is not deleted yet
+    for starts in (True, False, True):
+        receiver.push(stream("audio", starts=starts), user_id="teacher")
+        world.clock.seconds += 1
+    world.clock.seconds += STATE_LIFE_SECONDS
+    # When the room ends, and an older event arrives after that
+    assert receiver.push("RoomDestroy", user_id=None)
+    assert receiver.push(stream("video", starts=True), ago_ms=1000, user_id="teacher")
+    # Then all is off
+    assert values(world) == (OFF, False)
+
+
 def test_the_end_of_a_large_room_goes_on_with_the_next_try(receiver: Receiver, world: World) -> None:
     # Given a room that takes longer than there is time for
     users = fill(receiver, 95)

@@ -112,7 +112,7 @@ class Callback:
         """The users of the room that ended who are not yet off, or of whom the queue was not told yet."""
         after: str | None = None
         while True:
-            page = self._table.room(event.app_id, event.room_id, after, consistent=True)
+            page = self._table.room(event.app_id, event.room_id, after, to_merge=True)
             for known in page.entries:
                 if known.is_news or known.merged(event.facts, event.at_ms).facts != known.facts:
                     yield known.target

@@ -101,7 +101,7 @@ class Table:
     def query(
         self, partition: str, after: str | None, last: str | None = None, *, consistent: bool = False
     ) -> tuple[list[Item], str | None]:
-        """A page of a partition's items that have not expired, up to the key `last`, and the key it ends with."""
+        """A page of a partition's items, expired ones too, up to the key `last`, and the key it ends with."""
         start: dict[str, Any] = {"ExclusiveStartKey": {"pk": {"S": partition}, "sk": {"S": after}}} if after else {}
         values = {":pk": {"S": partition}} | ({":last": {"S": last}} if last else {})
         answer = self.call(
@@ -113,7 +113,7 @@ class Table:
             **start,
         )
         next_key = answer.get("LastEvaluatedKey")
-        return [item for item in answer["Items"] if self.is_alive(item)], next_key["sk"]["S"] if next_key else None
+        return answer["Items"], next_key["sk"]["S"] if next_key else None
 
     def is_alive(self, item: Item) -> bool:
         """Whether an item has not expired."""
@@ -185,10 +185,11 @@ class StateTable(Table):
                     known[target] = self._known(target, item)
         return known
 
-    def room(self, app_id: str, room_id: str, after: str | None, *, consistent: bool = False) -> Page[Known]:
-        """A page of what is known of a room's users, in the order of their ids."""
-        items, next_key = self.query(f"state#{app_id}#{room_id}", after, consistent=consistent)
-        return Page([self._known(target_of(item), item) for item in items], next_key)
+    def room(self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False) -> Page[Known]:
+        """A page of what is known of a room's users, in the order of their ids; with `to_merge` as `read`."""
+        items, next_key = self.query(f"state#{app_id}#{room_id}", after, consistent=to_merge)
+        found = [item for item in items if to_merge or self.is_alive(item)]
+        return Page([self._known(target_of(item), item) for item in found], next_key)
 
     def _batch_get(self, targets: Iterable[Target], *, consistent: bool) -> Iterator[Item]:
         keys = [key_of(*_state_key(target)) for target in targets]

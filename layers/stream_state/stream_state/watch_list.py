@@ -57,10 +57,7 @@ class WatchList:
     def page(self, after: str | None, last: str | None = None) -> Page[Watch]:
         """A page of the watches that have not expired, in the order of their keys, up to the key `last`."""
         items, next_key = self._table.query("watch", after, last, consistent=True)
-        return Page(
-            [Watch(target_of(item), int(item["watched_at"]["N"]), int(item["expires_at"]["N"])) for item in items],
-            next_key,
-        )
+        return Page([_watch(item) for item in items if self._table.is_alive(item)], next_key)
 
     def count(self) -> int:
         """How many targets are watched."""
@@ -126,6 +123,10 @@ class WatchList:
 def parse_expires_in(body: Mapping[str, Any]) -> int:
     """For how many seconds to watch: a day unless `expires_in` says otherwise, 30 days at most."""
     return parse_whole_number(body.get("expires_in", DEFAULT_WATCH_SECONDS), "expires_in", 1, MAX_WATCH_SECONDS)
+
+
+def _watch(item: Item) -> Watch:
+    return Watch(target_of(item), int(item["watched_at"]["N"]), int(item["expires_at"]["N"]))
 
 
 def _item(watch: Watch) -> Item:

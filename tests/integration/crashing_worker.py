@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import botocore.httpsession
-import requests.adapters
 
 from stream_state.credentials import StaticKeys
 from stream_state.lookup import Lookup, Teller
@@ -26,6 +25,7 @@ from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.sweep import Sweep, SweepRequest
 from stream_state.table import StateTable
+from stream_state.transport import BoundedAdapter
 from tests.sandbox.simulator import KEYS
 
 
@@ -80,7 +80,7 @@ def aws_call(request: Any) -> str:
 def work(order: dict[str, Any]) -> None:
     """Do what a function would do."""
     steps = Steps(order["die_at"])
-    session, adapter = botocore.httpsession.URLLib3Session, requests.adapters.HTTPAdapter
+    session, adapter = botocore.httpsession.URLLib3Session, BoundedAdapter
     session.send = steps.around(aws_call, session.send)  # type: ignore[method-assign]  # counted, then sent
     adapter.send = steps.around(lambda request: "query", adapter.send)  # type: ignore[method-assign]  # as above
     settings = Settings.from_environment(order["environment"])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from stream_state.credentials import StaticKeys
 from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
@@ -17,7 +16,7 @@ from stream_state.model import Target
 from stream_state.rtc import MAX_BODY_BYTES, MAX_TRIES, RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
-from stream_state.transport import bounded_session
+from stream_state.transport import BoundedAdapter
 from tests.integration.tls import make_certificate
 from tests.sandbox.simulator import (
     APP_ID,
@@ -55,12 +54,12 @@ def simulator() -> Iterator[Simulator]:
         yield simulator
 
 
-def client(endpoint: str, session: requests.Session | None = None) -> RtcClient:
+def client(endpoint: str, adapter: BoundedAdapter | None = None) -> RtcClient:
     settings = Settings.from_environment(
         {"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": endpoint, "RTC_READ_TIMEOUT": "0.2", "RTC_CONNECT_TIMEOUT": "0.2"}
     )
     keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-    return RtcClient(settings, keys, NoLimit(), session=session, sleep=lambda seconds: None)
+    return RtcClient(settings, keys, NoLimit(), adapter=adapter, sleep=lambda seconds: None)
 
 
 @pytest.fixture
@@ -331,11 +330,9 @@ def tls_endpoint(simulator: Simulator, certificate: Path) -> str:
 
 
 @pytest.fixture
-def trusting(certificate: Path) -> requests.Session:
-    """A session that trusts the certificate made for this run."""
-    session = bounded_session(1)
-    session.verify = str(certificate)
-    return session
+def trusting(tls_endpoint: str, certificate: Path) -> BoundedAdapter:
+    """An adapter that trusts the certificate made for this run."""
+    return BoundedAdapter(tls_endpoint, 0.2, 0.2, MAX_BODY_BYTES, str(certificate))
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(tls_endpoint: str, simulator: Simulator) -> None:
@@ -346,7 +343,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls_endpoint: str, sim
 
 
 def test_over_tls_answers_come_and_connections_are_kept(
-    tls_endpoint: str, trusting: requests.Session, connections: list[object]
+    tls_endpoint: str, trusting: BoundedAdapter, connections: list[object]
 ) -> None:
     rtc = client(tls_endpoint, trusting)
 
@@ -356,7 +353,7 @@ def test_over_tls_answers_come_and_connections_are_kept(
 
 @pytest.mark.parametrize("fault", [drip(PAUSE_SECONDS), drip_body, silence], ids=["headers", "body", "silence"])
 def test_over_tls_too_an_answer_is_bounded_as_a_whole(
-    tls_endpoint: str, trusting: requests.Session, simulator: Simulator, fault: Callable[[Exchange], None]
+    tls_endpoint: str, trusting: BoundedAdapter, simulator: Simulator, fault: Callable[[Exchange], None]
 ) -> None:
     simulator.fault = lambda exchange: fault
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
@@ -18,7 +17,6 @@ from stream_state.model import Target
 from stream_state.rtc import RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
-from stream_state.transport import bounded_session
 from tests.unit.fakes import Clock, FakeAdapter, FakeQueue
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,13 +43,6 @@ def clock() -> Clock:
 @pytest.fixture
 def adapter() -> FakeAdapter:
     return FakeAdapter()
-
-
-@pytest.fixture
-def session(adapter: FakeAdapter) -> requests.Session:
-    session = bounded_session(1)
-    session.mount("https://", adapter)
-    return session
 
 
 @pytest.fixture
@@ -112,7 +103,7 @@ def longest(jitters: list[tuple[float, float]]) -> Callable[[float, float], floa
 @pytest.fixture
 def make_rtc(
     settings: Settings,
-    session: requests.Session,
+    adapter: FakeAdapter,
     limiter: FreeLimiter,
     clock: Clock,
     longest: Callable[[float, float], float],
@@ -124,7 +115,7 @@ def make_rtc(
             settings,
             keys,
             limiter,
-            session=session,
+            adapter=adapter,
             clock=clock.monotonic,
             wall_clock=clock.wall,
             sleep=clock.sleep,

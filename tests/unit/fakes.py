@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
-import urllib3
 from botocore.exceptions import ClientError
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter
 
 # 2026-11-23T03:04:05.678Z
 WALL_SECONDS = 1_795_403_045.678
@@ -79,8 +78,10 @@ class FakeAdapter(BaseAdapter):
         self.options.append(options)
         reply = self.script.next()
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-        raw = urllib3.HTTPResponse(io.BytesIO(body), reply.headers, reply.status, preload_content=False)
-        return HTTPAdapter().build_response(request, raw)
+        response = requests.Response()
+        response.status_code, response.raw = reply.status, io.BytesIO(body)
+        response.headers.update(reply.headers)
+        return response
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import requests
-import urllib3
 
 from stream_state.credentials import SecretKeys, StaticKeys
 from stream_state.errors import (
@@ -105,11 +104,9 @@ def test_each_code_is_its_own_error_and_is_retried_only_where_that_can_help(
 NETWORK_FAILURES: list[tuple[Exception, int, str]] = [
     (requests.ConnectTimeout("canary"), 504, "did not answer in time (ConnectTimeout)"),
     (requests.ReadTimeout("canary"), 504, "did not answer in time (ReadTimeout)"),
-    (urllib3.exceptions.ReadTimeoutError(None, "", "canary"), 504, "in time (ReadTimeoutError)"),
     (requests.exceptions.SSLError("canary"), 503, "TLS connection"),
     (requests.ConnectionError("canary"), 503, "failed (ConnectionError)"),
     (requests.exceptions.InvalidHeader("canary"), 503, "failed (InvalidHeader)"),
-    (urllib3.exceptions.ProtocolError("canary"), 503, "failed (ProtocolError)"),
 ]
 
 
@@ -235,10 +232,7 @@ def test_connecting_and_reading_together_end_at_the_deadline(
 
     rtc.stream_state(target, clock.seconds + seconds_left)
 
-    timeout = adapter.options[0]["timeout"]
-    assert timeout.total == pytest.approx(seconds_left, abs=0.01)
-    assert timeout.connect_timeout == pytest.approx(min(2, seconds_left), abs=0.01)
-    assert timeout._read == 3
+    assert adapter.options == [{"timeout": pytest.approx(seconds_left, abs=0.01)}]
 
 
 def test_what_the_caller_raises_before_a_call_prevents_it(rtc: RtcClient, adapter: FakeAdapter, target: Target) -> None:

@@ -22,6 +22,7 @@ from volcengine.Credentials import Credentials
 from stream_state.signing import (
     SigningKeys,
     VolcengineAuth,
+    _keyed_hash,
     canonical_path,
     canonical_query,
     canonical_request,
@@ -224,11 +225,11 @@ def test_a_body_that_cannot_be_hashed_first_is_refused(body: object) -> None:
 
 
 def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
-    signing_key.cache_clear()
+    _keyed_hash.cache_clear()
     at = seconds("20261123T030405Z")
     for _ in range(3):
         sign(VolcengineAuth(KEYS, "rtc", "cn-north-1", lambda: at))
-    assert signing_key.cache_info().misses == 1
+    assert _keyed_hash.cache_info().misses == 1
 
     for keys, service, region, then in (
         (KEYS, "rtc", "cn-north-1", at + DAY_SECONDS),
@@ -237,11 +238,11 @@ def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
         (SigningKeys("an-access-key", "another-secret"), "rtc", "cn-north-1", at),
     ):
         sign(VolcengineAuth(keys, service, region, lambda then=then: then))
-    assert signing_key.cache_info().misses == 5
+    assert _keyed_hash.cache_info().misses == 5
 
 
 def test_what_is_kept_is_bounded() -> None:
-    assert 0 < (signing_key.cache_info().maxsize or 0) <= 100
+    assert 0 < (_keyed_hash.cache_info().maxsize or 0) <= 100
     assert 0 < (canonical_url.cache_info().maxsize or 0) <= 10_000
 
 

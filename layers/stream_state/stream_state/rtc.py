@@ -9,7 +9,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import requests
-import urllib3
+from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from stream_state.credentials import KeySource, SecretKeys
@@ -30,10 +30,10 @@ from stream_state.observability import logger, record
 from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys, VolcengineAuth
-from stream_state.transport import HEADERS, bounded_session, in_background
+from stream_state.transport import HEADERS, BoundedAdapter, in_background
 from stream_state.validation import parse_json
 
-# Calls under way at once, and connections kept: enough for 60 calls a second that take a second each.
+# Calls under way at once: enough for 60 calls a second that take a second each.
 MAX_CONCURRENCY = 64
 MAX_BODY_BYTES = 1024 * 1024
 MAX_TRIES = 3
@@ -65,7 +65,7 @@ class RtcClient:
         keys: KeySource,
         limiter: Limiter,
         *,
-        session: requests.Session | None = None,
+        adapter: BaseAdapter | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -78,10 +78,13 @@ class RtcClient:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._jitter = jitter
-        session = session or bounded_session(MAX_CONCURRENCY)
-        self._verify = session.verify is None or session.verify
         self._url = f"{settings.rtc_endpoint.rstrip('/')}/?Action=GetUserStreamState"
-        self._adapter = session.get_adapter(self._url)
+        self._adapter = adapter or BoundedAdapter(
+            settings.rtc_endpoint,
+            settings.rtc_connect_timeout_seconds,
+            settings.rtc_read_timeout_seconds,
+            MAX_BODY_BYTES,
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -170,31 +173,16 @@ class RtcClient:
             request.headers[name] = value
         try:
             response = self._adapter.send(
-                VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock)(request),
-                stream=True,
-                timeout=urllib3.Timeout(  # type: ignore[arg-type]  # requests hands it on; its stubs do not say so
-                    connect=settings.rtc_connect_timeout_seconds,
-                    read=settings.rtc_read_timeout_seconds,
-                    total=seconds_left,
-                ),
-                verify=self._verify,
-                proxies={},
+                VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock)(request), timeout=seconds_left
             )
-            try:
-                body = response.raw.read(MAX_BODY_BYTES)
-                if response.raw.length_remaining != 0:
-                    # An error if the connection broke off before the announced length.
-                    body += response.raw.read(1)
-            finally:
-                response.close()
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except requests.RequestException as error:
             raise _network_error(error) from None
-        return response.status_code, response.headers, body
+        return response.status_code, response.headers, response.content
 
 
 def _network_error(error: Exception) -> RtcUnavailable:
     name = type(error).__name__
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+    if isinstance(error, requests.Timeout):
         detail = f"Volcengine did not answer in time ({name}). Try again later."
         return RtcUnavailable(detail, status=HTTPStatus.GATEWAY_TIMEOUT)
     if isinstance(error, requests.exceptions.SSLError):

@@ -72,11 +72,10 @@ class VolcengineAuth(AuthBase):
         day = date[:8]
         scope = f"{day}/{self._region}/{self._service}/request"
         to_sign = f"{ALGORITHM}\n{date}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        key = signing_key(self._keys.secret_access_key, day, self._region, self._service)
-        signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-        return (
-            f"{ALGORITHM} Credential={self._keys.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
-        )
+        signature = _keyed_hash(self._keys.secret_access_key, day, self._region, self._service).copy()
+        signature.update(to_sign.encode())
+        credential = f"{self._keys.access_key_id}/{scope}"
+        return f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature.hexdigest()}"
 
 
 # Users are asked for again and again: by whoever waits for one, and by each sweep of a short list.
@@ -126,13 +125,18 @@ def canonical_request(method: str, path: str, query: str, headers: Mapping[str, 
     return f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{headers['x-content-sha256']}", signed
 
 
-@lru_cache(maxsize=16)
 def signing_key(secret_access_key: str, day: str, region: str, service: str) -> bytes:
     """The key derived for one day (YYYYMMDD), region and service; the secret is used as its raw text."""
     key = secret_access_key.encode()
     for part in (day, region, service, "request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
+
+
+# To copy it takes half the time that beginning with the key does.
+@lru_cache(maxsize=16)
+def _keyed_hash(secret_access_key: str, day: str, region: str, service: str) -> hmac.HMAC:
+    return hmac.new(signing_key(secret_access_key, day, region, service), digestmod="sha256")
 
 
 @lru_cache(maxsize=16)

@@ -1,46 +1,146 @@
-"""HTTP sessions whose requests are bounded in time as a whole and take nothing from the environment."""
+"""HTTP requests to one host over connections that are kept, each bounded in time and size as a whole."""
 
+import contextlib
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
+import certifi
 import requests
-import urllib3
 from requests import PreparedRequest
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError
+from requests.adapters import BaseAdapter
+from urllib3.util import wait_for_read
+
+from stream_state.signing import canonical_url
 
 # No compressed bodies, so that the size read is the size sent.
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
+# Not the machine's, which the environment may name.
+CA_BUNDLE = certifi.where()
 
 
-def bounded_session(connections: int) -> requests.Session:
-    """A session whose requests are bounded in time and take nothing from the environment."""
-    session = requests.Session()
-    # Neither proxies nor .netrc nor certificate paths of the environment; no cookies.
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, adapter)
-    return session
+class BoundedAdapter(BaseAdapter):
+    """An adapter of `requests` for GET requests to one host; safe to share among threads.
+
+    The adapter that `requests` brings bounds each read, not their sum, and takes twice the processor time. This one
+    takes nothing from the environment, keeps no cookies and follows no redirects.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        connect_seconds: float,
+        read_seconds: float,
+        max_body_bytes: int,
+        ca_file: str = CA_BUNDLE,
+    ) -> None:
+        super().__init__()
+        url = urlsplit(endpoint)
+        self._origin = f"{url.scheme}://{url.netloc}"
+        # As it is signed: without a default port.
+        self._host_header = canonical_url(endpoint)[1]
+        self._context: ssl.SSLContext | None = None
+        if url.scheme == "https":
+            self._context = ssl.create_default_context(cafile=ca_file)
+            self._context.set_alpn_protocols(["http/1.1"])
+        self._address = (url.hostname or "", url.port or (443 if self._context else 80))
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
+        self._max_body_bytes = max_body_bytes
+        # No more than requests were under way at once.
+        self._idle: deque[socket.socket] = deque()
+        self._close_idle = weakref.finalize(self, _close_all, self._idle)
+
+    def send(self, request: PreparedRequest, timeout: Any = None, **_: Any) -> requests.Response:  # type: ignore[override]  # one kind of time-out
+        """The response; `timeout` in seconds bounds all of it. A body that is too large is cut after one byte too many.
+
+        Raises `ConnectTimeout`, `ReadTimeout`, `SSLError`, `ConnectionError` or `InvalidHeader` of `requests`.
+        """
+        until = time.monotonic() + timeout
+        wire = self._wire(request)
+        connection = self._idle_connection() or self._connected(min(timeout, self._connect_seconds))
+        response = requests.Response()
+        try:
+            may_be_kept = self._exchange(connection, wire, until, response)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise _failure(error, requests.ReadTimeout) from None
+        if may_be_kept:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return response
+
+    def close(self) -> None:
+        """Close the connections that are kept, as happens too when the adapter is no longer used."""
+        self._close_idle()
+
+    def _exchange(self, connection: socket.socket, wire: bytes, until: float, response: requests.Response) -> bool:
+        """Send the request and fill in the response; whether the connection can serve another one."""
+        connection.settimeout(_left(until))
+        connection.sendall(wire)
+        reader: Any = _BoundedReader(connection, min(until, time.monotonic() + self._read_seconds))
+        with contextlib.closing(http.client.HTTPResponse(reader, method="GET")) as answer:
+            answer.begin()
+            body = answer.read(self._max_body_bytes + 1)
+            if answer.length and len(body) <= self._max_body_bytes:
+                raise http.client.IncompleteRead(b"", answer.length)
+            response.status_code, response.raw = answer.status, io.BytesIO(body)
+            response.headers.update(answer.headers.items())
+            return answer.isclosed() and not answer.will_close
+
+    def _wire(self, request: PreparedRequest) -> bytes:
+        """The request as it is sent, which header values with line ends would make another one."""
+        headers = [f"{name}: {value}" for name, value in request.headers.items()]
+        if not "".join(headers).isprintable():
+            raise requests.exceptions.InvalidHeader
+        path = str(request.url).removeprefix(self._origin)
+        return "\r\n".join((f"GET {path} HTTP/1.1", f"Host: {self._host_header}", *headers, "", "")).encode()
+
+    def _idle_connection(self) -> socket.socket | None:
+        """The connection that was used last: the others are closed at the other end before it."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            # Nothing is to be read from one that is still open.
+            if not wait_for_read(connection, 0):
+                return connection
+            connection.close()
+
+    def _connected(self, seconds: float) -> socket.socket:
+        """A new connection, all that it takes bounded together: looking up a name has no time-out of its own."""
+        made = in_background(lambda: self._connect(seconds))
+        try:
+            return made.result(seconds)
+        except (OSError, UnicodeError) as error:
+            made.add_done_callback(_close)
+            raise _failure(error, requests.ConnectTimeout) from None
+
+    def _connect(self, seconds: float) -> socket.socket:
+        # Each address has its share of the time, so that the last is tried too.
+        addresses = len(socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM))
+        connection = socket.create_connection(self._address, seconds / addresses)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._context.wrap_socket(connection, server_hostname=self._address[0]) if self._context else connection
 
 
 class _BoundedReader(io.RawIOBase):
-    """Reads a socket until its time-out, counted from now, is over: by itself it bounds each read, not their sum."""
+    """Reads a connection until a time, in monotonic seconds; a socket's own time-out bounds each read by itself."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._raw = sock.makefile("rb", buffering=0)
-        self._until = time.monotonic() + (sock.gettimeout() or 0)
-        self._has_read = False
+    def __init__(self, connection: socket.socket, until: float) -> None:
+        self._connection = connection
+        self._until = until
 
     def makefile(self, *_: object) -> io.BufferedReader:
         """What a response asks of a socket."""
@@ -49,60 +149,9 @@ class _BoundedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        # The time-out of the first read, which most often is the only one, is set already.
-        if self._has_read:
-            self._socket.settimeout(left)
-        self._has_read = True
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _BoundedResponse(http.client.HTTPResponse):
-    """A response whose read time-out covers all of it, from the status line to the last byte of the body."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_BoundedReader(sock), *args, **kwargs)  # type: ignore[arg-type]  # makefile is all it asks for
-
-
-class _Response(requests.Response):
-    """A response without cookies, history and encoding, which nothing here reads."""
-
-    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
-        self.raw, self.status_code, self.headers = raw, raw.status, raw.headers  # type: ignore[assignment]  # as good
-        self._content_consumed = False
-
-
-class _BoundedAdapter(HTTPAdapter):
-    """Connections with bounded responses, found without building a key of all their settings for each request."""
-
-    def __init__(self, **options: Any) -> None:
-        self._pools: dict[Any, Any] = {}
-        super().__init__(**options)
-
-    def get_connection_with_tls_context(
-        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> Any:
-        key = (*str(request.url).split("/", 3)[:3], verify, cert)
-        if key not in self._pools:
-            self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
-        return self._pools[key]
-
-    def request_url(self, request: PreparedRequest, proxies: Any) -> str:  # noqa: ARG002 (there are none)
-        return "/" + str(request.url).split("/", 3)[3]
-
-    def build_response(self, req: PreparedRequest, resp: Any) -> requests.Response:  # noqa: ARG002 (nobody asks for it)
-        return _Response(resp)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+    def readinto(self, buffer: Any) -> int:
+        self._connection.settimeout(_left(self._until))
+        return self._connection.recv_into(buffer)
 
 
 def in_background[T](function: Callable[[], T]) -> Future[T]:
@@ -119,71 +168,25 @@ def in_background[T](function: Callable[[], T]) -> Future[T]:
     return future
 
 
+def _left(until: float) -> float:
+    """Seconds until then; `TimeoutError` if there are none."""
+    if (left := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
+
+
+def _failure(error: Exception, timeout: type[requests.Timeout]) -> requests.RequestException:
+    if isinstance(error, TimeoutError):
+        return timeout()
+    kind = requests.exceptions.SSLError if isinstance(error, ssl.SSLError) else requests.ConnectionError
+    return kind(type(error).__name__)
+
+
+def _close_all(connections: deque[socket.socket]) -> None:
+    for connection in connections:
+        connection.close()
+
+
 def _close(connected: Future[socket.socket]) -> None:
     if not connected.exception():
         connected.result().close()
-
-
-class _HttpConnection(HTTPConnection):
-    """A connection whose time-out covers finding its host's addresses and trying them, all together.
-
-    Requests are those of `http.client`, without what urllib3 looks for in each besides: bodies in chunks, markers of
-    headers to leave out, and defects of the answer's headers, which it would only log.
-    """
-
-    response_class = _BoundedResponse
-    putheader = http.client.HTTPConnection.putheader
-
-    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **_: Any) -> None:
-        if self.sock is not None:
-            self.sock.settimeout(self.timeout)
-        http.client.HTTPConnection.request(self, method, url, body, dict(headers.lower_items()))
-
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's
-        self.sock.settimeout(self.timeout)
-        answer = http.client.HTTPConnection.getresponse(self)
-        return urllib3.HTTPResponse(
-            body=answer,
-            headers=urllib3.HTTPHeaderDict(answer.headers.items()),
-            status=answer.status,
-            preload_content=False,
-            decode_content=False,
-            original_response=answer,
-            request_method="GET",
-        )
-
-    def _new_conn(self) -> socket.socket:
-        timeout = self.timeout
-        made = in_background(self._connect)
-        try:
-            return made.result(timeout)
-        except TimeoutError:
-            made.add_done_callback(_close)
-            message = "The name of the host was not found, or no address of it reached, in time."
-            raise ConnectTimeoutError(self, message) from None
-
-    def _connect(self) -> socket.socket:
-        timeout = self.timeout
-        try:
-            addresses = len(socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM))
-        except OSError:
-            addresses = 1
-        self.timeout = timeout / addresses if timeout else timeout
-        try:
-            connected = super()._new_conn()
-        finally:
-            self.timeout = timeout
-        connected.settimeout(timeout)
-        return connected
-
-
-class _HttpsConnection(_HttpConnection, HTTPSConnection):
-    pass
-
-
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
-
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection

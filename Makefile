@@ -19,6 +19,8 @@ STAGE := dev
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Two processes: more on a machine of few processors would make the tests of time limits wait for each other.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 REQUIREMENTS := layers/dependencies/requirements.txt
 # checkov wants an older boto3 than the project: it has an environment and a lock of its own.
 CHECKOV := .venv/checkov
@@ -47,10 +49,10 @@ query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@$(BIN)/python -m tests.sandbox query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
 
 test: build ## Run the unit, integration and end-to-end tests with coverage
-	@$(BIN)/python -m pytest tests/unit tests/integration tests/e2e --cov
+	@$(PYTEST) tests/unit tests/integration tests/e2e --cov
 
 unit: $(INSTALLED) ## Run the unit tests alone
-	@$(BIN)/python -m pytest tests/unit
+	@$(PYTEST) tests/unit
 
 contract: build ## Hold the running API against docs/openapi.yaml in at least 5,000 cases: about five minutes
 	@$(BIN)/python -m tests.e2e.contract

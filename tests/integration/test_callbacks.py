@@ -100,8 +100,9 @@ def endpoint(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint
         monkeypatch.setenv(variable, value)
     stack.__post_init__()
     module = importlib.reload(importlib.import_module("functions.callback.app"))
-    yield Endpoint(stack, module, secret_id)
-    module.workers.shutdown()
+    with ThreadPoolExecutor(4) as workers:
+        monkeypatch.setattr(module, "workers", workers)
+        yield Endpoint(stack, module, secret_id)
 
 
 def now_ms() -> int:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -225,6 +227,28 @@ def test_a_name_that_is_not_found_in_time_is_given_up(rtc: RtcClient, monkeypatc
     assert raised.value.problem()["status"] == 504
 
 
+def test_a_connection_that_comes_too_late_is_closed(rtc: RtcClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up, connect = threading.Event(), socket.create_connection
+    late: SimpleQueue[socket.socket] = SimpleQueue()
+
+    def connect_late(*address: Any) -> socket.socket:
+        looked_up.wait(30)
+        late.put(connected := connect(*address))
+        return connected
+
+    monkeypatch.setattr(socket, "create_connection", connect_late)
+    with pytest.raises(RtcUnavailable, match="ConnectTimeout"):
+        ask(rtc)
+    looked_up.set()
+
+    for _ in range(MAX_TRIES):
+        connection = late.get(timeout=30)
+        until = time.monotonic() + 30
+        while connection.fileno() != -1:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
 def test_nothing_listening_is_a_failure_of_the_network() -> None:
     with Simulator() as gone:
         address = gone.url
@@ -257,6 +281,17 @@ def test_a_connection_is_used_again(rtc: RtcClient, simulator: Simulator, connec
 
     assert len(connections) == 5 + MAX_TRIES
     assert len(set(connections)) == 1
+
+
+def test_kept_connections_are_closed_with_the_adapter(simulator: Simulator, connections: list[object]) -> None:
+    adapter = BoundedAdapter(simulator.url, 1, 1, MAX_BODY_BYTES)
+    rtc = client(simulator.url, adapter)
+    ask(rtc)
+    (kept,) = adapter._idle
+
+    adapter.close()
+
+    assert kept.fileno() == -1
 
 
 @pytest.mark.parametrize("last_answer", [and_hang_up, and_reset], ids=["closed", "reset"])

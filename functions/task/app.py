@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stream_state.errors import StreamStateError
-from stream_state.lookup import Lookup, Teller, deadline, item
+from stream_state.lookup import Lookup, deadline, item
 from stream_state.model import Target, Until, parse_targets
 from stream_state.observability import entry_point
 from stream_state.settings import Settings
 from stream_state.table import StateTable
+from stream_state.telling import Teller
 from stream_state.validation import invalid, parse_max_age, parse_object
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
 
 from stream_state.callback import Callback  # noqa: E402 - after the path to the package
 from stream_state.credentials import CallbackKeys  # noqa: E402 - as above
-from stream_state.lookup import Teller  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from stream_state.table import StateTable  # noqa: E402 - as above
+from stream_state.telling import Teller  # noqa: E402 - as above
 from tests.benchmarks.quota import percentile  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, TABLE, in_memory, moto, table  # noqa: E402 - as above
 from tests.unit.fakes import FakeSecrets  # noqa: E402 - as above

@@ -23,12 +23,13 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 
 import boto3  # noqa: E402 - after the path to the package
 
-from stream_state.lookup import Lookup, Teller  # noqa: E402 - as above
+from stream_state.lookup import Lookup  # noqa: E402 - as above
 from stream_state.model import FOUND, Fact, Medium, StreamState, Target  # noqa: E402 - as above
 from stream_state.queue import ResultsQueue  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from stream_state.sweep import Sweep, SweepRequest  # noqa: E402 - as above
 from stream_state.table import PAGE_ITEMS, StateTable  # noqa: E402 - as above
+from stream_state.telling import Teller  # noqa: E402 - as above
 from stream_state.watch_list import Watch, WatchList  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, table  # noqa: E402 - as above
 

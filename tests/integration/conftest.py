@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from stream_state.credentials import StaticKeys
-from stream_state.lookup import Lookup, Teller
+from stream_state.lookup import Lookup
 from stream_state.model import Target
 from stream_state.queue import ResultsQueue
 from stream_state.rtc import RtcClient
@@ -19,6 +19,7 @@ from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.sweep import Sweep
 from stream_state.table import StateTable
+from stream_state.telling import Teller
 from stream_state.watch_list import WatchList
 from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws

@@ -17,7 +17,7 @@ from typing import Any
 import botocore.httpsession
 
 from stream_state.credentials import StaticKeys
-from stream_state.lookup import Lookup, Teller
+from stream_state.lookup import Lookup
 from stream_state.model import Target
 from stream_state.queue import ResultsQueue
 from stream_state.rtc import RtcClient
@@ -25,6 +25,7 @@ from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.sweep import Sweep, SweepRequest
 from stream_state.table import StateTable
+from stream_state.telling import Teller
 from stream_state.transport import BoundedAdapter
 from tests.sandbox.simulator import KEYS
 

@@ -31,12 +31,13 @@ from stream_state.errors import (
     StreamStateError,
     TargetNotFound,
 )
-from stream_state.lookup import Lookup, Teller
+from stream_state.lookup import Lookup
 from stream_state.model import FOUND, Fact, Known, Medium, StreamState, Target
 from stream_state.observability import publish_metrics
 from stream_state.settings import Settings
 from stream_state.sweep import Sweep
 from stream_state.table import StateTable
+from stream_state.telling import Teller
 from stream_state.watch_list import WatchList
 from tests.unit.fakes import Clock
 

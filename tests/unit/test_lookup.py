@@ -2,8 +2,7 @@
 
 import io
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import repeat
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ from stream_state import lookup as lookup_module
 from stream_state.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
-    DeliveryFailed,
     QuotaExceeded,
     RtcAccessDenied,
     RtcActionRetired,
@@ -25,12 +23,13 @@ from stream_state.errors import (
     StreamStateTimeout,
     TargetNotFound,
 )
-from stream_state.lookup import Lookup, Outgoing, Teller, concerns_all, deadline, item, not_reached
-from stream_state.model import Medium, StreamState, Target, Until, problem_message
+from stream_state.lookup import Lookup, concerns_all, deadline, item, not_reached
+from stream_state.model import Medium, StreamState, Target, Until
 from stream_state.settings import Settings
 from stream_state.table import StateTable
+from stream_state.telling import Teller
 from tests.unit.fakes import Clock, aws_error
-from tests.unit.memory import APP_ID, World, media, metrics, query_facts, targets
+from tests.unit.memory import APP_ID, World, media, query_facts, targets
 
 ONE, TWO, THREE = targets(3)
 Conforms = Callable[[str, Any], None]
@@ -61,7 +60,7 @@ def test_a_table_that_does_not_answer_in_time_keeps_no_answer_back(
 
     # Then who asks has the answer, and who delivers learns that it is not stored.
     assert isinstance(outcome.answer, StreamState)
-    assert isinstance(outcome.outgoing(), StateUnavailable)
+    assert isinstance(outcome.known, StateUnavailable)
 
 
 def throttled(world: World, *operations: str) -> None:
@@ -129,9 +128,9 @@ def test_without_the_table_the_asker_still_gets_what_the_vendor_said_and_the_tel
     found, unknown = world.lookup.some([ONE, TWO], world.in_seconds(10))
 
     assert found.result()["media"] == media("audio")
-    assert isinstance(found.outgoing(), StateUnavailable)
+    assert isinstance(found.known, StateUnavailable)
     assert isinstance(unknown.result(), TargetNotFound)
-    assert isinstance(unknown.outgoing(), StateUnavailable)
+    assert isinstance(unknown.known, StateUnavailable)
     assert isinstance(world.teller.deliver([found], world.in_seconds(10))[0], StateUnavailable)
     assert world.queue.messages == []
 
@@ -285,101 +284,6 @@ def test_a_wait_accepts_a_known_state(world: World) -> None:
 
     assert world.lookup.until(ONE, until(world, seconds=5), world.in_seconds(10), 60)[1] is True
     assert len(world.rtc.calls) == 1
-
-
-def tell(world: World, target: Any = ONE) -> list[Any]:
-    results: list[Any] = world.teller.deliver(world.lookup.some([target], world.in_seconds(10)), world.in_seconds(10))
-    return results
-
-
-def test_what_is_told_is_written_first_and_marked_as_told_after(world: World, conforms: Conforms) -> None:
-    world.rtc.say(ONE, media("audio"))
-    steps: list[str] = []
-
-    def note(_: Mapping[str, Any]) -> bool:
-        known = world.known(ONE)
-        steps.append("sent what is known" if known and known.is_news else "sent what is told")
-        return False
-
-    world.queue.refuses = note
-    (result,) = tell(world)
-
-    (message,) = world.queue.messages
-    conforms("message", message)
-    assert steps == ["sent what is known"]
-    assert result == {**message, "message_id": "message-1"}
-    known = world.known(ONE)
-    assert known is not None
-    assert (known.is_news, known.told) == (False, known.state().values)
-
-
-def test_a_message_that_is_not_accepted_is_sent_again_with_the_same_id_by_who_observes_next(world: World) -> None:
-    world.rtc.say(ONE, media("audio"))
-    refused: list[Mapping[str, Any]] = []
-    world.queue.refuses = lambda message: refused.append(message) is None
-    (result,) = tell(world)
-    assert isinstance(result, DeliveryFailed)
-
-    world.clock.seconds += 5
-    world.queue.refuses = lambda message: False
-    tell(world)
-
-    assert [message["id"] for message in world.queue.messages] == [refused[0]["id"]]
-
-
-def test_a_message_that_could_not_be_marked_is_repeated_with_the_same_id(world: World, logs: io.StringIO) -> None:
-    """Given a crash or a failing table between sending and marking, then the news is repeated, not lost."""
-    world.rtc.say(ONE, media("audio"))
-    fails = aws_error("ProvisionedThroughputExceededException")
-    world.dynamodb.effects["update_item"] = iter([fails])
-
-    (first,) = tell(world)
-    world.clock.seconds += 5
-    (second,) = tell(world)
-    world.clock.seconds += 5
-    (third,) = tell(world)
-
-    assert first["id"] == second["id"] != third["id"]
-    assert (first["sequence"], first["changed"], first["previous"]) == (second["sequence"], second["changed"], None)
-    assert (third["changed"], third["sequence"], third["previous"]) == ([], second["sequence"], media("audio"))
-    assert "StateUnavailable" in logs.getvalue()
-
-
-def test_a_change_that_an_asker_saw_first_is_still_news_for_the_next_teller(world: World) -> None:
-    tell(world)
-    world.clock.seconds += 1
-    world.rtc.say(ONE, media("video"))
-    world.lookup.one(ONE, world.in_seconds(10))
-    world.lookup.some([ONE], world.in_seconds(10))
-    world.clock.seconds += 1
-
-    (message,) = tell(world)
-
-    assert (message["changed"], message["previous"]) == (["video", "present"], media())
-
-
-def test_of_several_only_what_was_sent_is_marked(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.rtc.say(THREE, TargetNotFound("Unknown."))
-    world.queue.refuses = lambda message: message["user_id"] == TWO.user_id
-
-    results = world.teller.deliver(world.lookup.some([ONE, TWO, THREE], world.in_seconds(10)), world.in_seconds(10))
-
-    assert [type(result) for result in results] == [dict, DeliveryFailed, TargetNotFound]
-    assert [known is not None and known.is_news for known in map(world.known, (ONE, TWO, THREE))] == [False, True, True]
-    assert metrics(capsys) == {"StatesDelivered": [1], "StateChanges": [1]}
-
-
-def test_a_problem_is_sent_without_counting_as_a_state(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.lookup.one(ONE, world.in_seconds(10))
-    known = world.known(ONE)
-    assert known is not None
-    nothing_new = replace(known, told=known.state().values, told_sequence=known.sequence)
-    problem = problem_message(TWO, RtcUnavailable("Network."), 0)
-
-    sent = world.teller.tell([Outgoing(problem, None), Outgoing(nothing_new.message("query", None), nothing_new)], 0)
-
-    assert sent == ["message-1", "message-2"]
-    assert metrics(capsys) == {"StatesDelivered": [1], "StateChanges": [0]}
 
 
 def test_an_error_among_several_names_its_target(conforms: Conforms) -> None:

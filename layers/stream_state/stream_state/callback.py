@@ -13,12 +13,12 @@ from typing import Self
 
 from stream_state.credentials import CallbackKeys
 from stream_state.errors import InvalidTarget, StreamStateError
-from stream_state.lookup import Outgoing, Teller
 from stream_state.model import LEFT, PRESENT, Fact, Known, Medium, StreamState, Target
 from stream_state.observability import record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
 from stream_state.table import STATE_LIFE_SECONDS, StateTable
+from stream_state.telling import Outgoing, Teller
 from stream_state.validation import invalid, parse_id, parse_json
 from stream_state.watch_list import DEFAULT_WATCH_SECONDS, WatchList
 

@@ -1,7 +1,7 @@
 """Stream states of one target, of some, or of many in turn: asked for, remembered, and told to the queue."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import batched
@@ -13,7 +13,6 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from stream_state.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
-    DeliveryFailed,
     QuotaExceeded,
     RtcAccessDenied,
     RtcActionRetired,
@@ -23,14 +22,12 @@ from stream_state.errors import (
 )
 from stream_state.model import Known, StreamState, Target, Until
 from stream_state.observability import log_error, logger, record
-from stream_state.queue import ResultsQueue
 from stream_state.quota import Function
 from stream_state.rtc import MAX_CONCURRENCY, MIN_CALL_SECONDS, RtcClient
 from stream_state.settings import Settings
 from stream_state.table import MAX_BATCH_KEYS, StateTable
 from stream_state.transport import in_background
 
-TELLING_THREADS = 10
 # How long a sweep may have nothing to take before it is asked whether something waits to be told.
 IDLE_SECONDS = 1
 # Of how many targets the known states are read at once, before they are asked for.
@@ -43,14 +40,6 @@ type Result = dict[str, Any] | StreamStateError
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message for the queue, and what is known by it; None for a problem."""
-
-    message: Mapping[str, Any]
-    known: Known | None
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of asking for a target: the answer for who asked, and what is known to tell the queue."""
 
@@ -59,13 +48,6 @@ class Outcome:
     known: Known | StreamStateError
     # False if no call was made, for want of a slot or because every call would fail: its turn is still to come.
     asked: bool = True
-
-    def outgoing(self) -> Outgoing | StreamStateError:
-        """The message that tells what is known, or the error for which nothing can be told."""
-        if isinstance(self.known, StreamStateError):
-            return self.known
-        source = self.answer.source if isinstance(self.answer, StreamState) else "query"
-        return Outgoing(self.known.message(source, self.answer.rtc_request_id), self.known)
 
     def result(self) -> Result:
         """The answer object, or the error."""
@@ -280,56 +262,6 @@ class _Asking:
                 yield None
             else:
                 return
-
-
-class Teller:
-    """Tells the queue what is known, and writes that it was told: a crash between the two repeats a message."""
-
-    def __init__(self, queue: ResultsQueue, table: StateTable) -> None:
-        self._queue = queue
-        self._table = table
-
-    @classmethod
-    def from_settings(cls, settings: Settings, table: StateTable, timeout_seconds: float = 3) -> Self:
-        """A teller as the settings describe it, with the time-out of each request to the queue."""
-        return cls(ResultsQueue.from_settings(settings, timeout_seconds), table)
-
-    def tell(self, outgoing: Sequence[Outgoing], deadline: float) -> list[str | DeliveryFailed]:
-        """Send messages; for each, in order, the id that SQS gave it, or why it was not accepted."""
-        sent = self._queue.send([entry.message for entry in outgoing], deadline)
-        delivered = [entry for entry, outcome in zip(outgoing, sent, strict=True) if isinstance(outcome, str)]
-        record("StatesDelivered", sum(entry.known is not None for entry in delivered))
-        news = [entry.known for entry in delivered if entry.known and entry.known.is_news]
-        record("StateChanges", len(news))
-        with ThreadPoolExecutor(TELLING_THREADS) as pool:
-            for _ in pool.map(self._mark, news):
-                pass
-        return sent
-
-    def deliver(self, outcomes: Sequence[Outcome], deadline: float) -> list[Result]:
-        """Send the answers; for each outcome the message with SQS's `message_id`, or why there is none."""
-        sendable = {
-            outcome.target: outgoing
-            for outcome in outcomes
-            if isinstance(outcome.answer, StreamState) and isinstance(outgoing := outcome.outgoing(), Outgoing)
-        }
-        sent = dict(zip(sendable, self.tell(list(sendable.values()), deadline), strict=True))
-        results: list[Result] = []
-        for outcome in outcomes:
-            message_id = sent.get(outcome.target)
-            if isinstance(message_id, str):
-                results.append({**sendable[outcome.target].message, "message_id": message_id})
-            else:
-                errors = (message_id, outcome.answer, outcome.known)
-                results.append(next(error for error in errors if isinstance(error, StreamStateError)))
-        return results
-
-    def _mark(self, known: Known) -> None:
-        try:
-            self._table.mark_told(known)
-        except StateUnavailable as error:
-            # Whoever observes the target next tells it again, with the same id.
-            log_error(error, known.target)
 
 
 def deadline(context: LambdaContext, reserve_seconds: float) -> float:

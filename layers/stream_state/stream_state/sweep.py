@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from stream_state.errors import DeliveryFailed, RtcActionRetired, StateUnavailable, StreamStateError
-from stream_state.lookup import Lookup, Outcome, Outgoing, Teller, concerns_all, not_reached
+from stream_state.lookup import Lookup, Outcome, concerns_all, not_reached
 from stream_state.model import Known, Target, parse_targets, problem_message
 from stream_state.observability import log_error, logger, record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
 from stream_state.sweep_round import SweepRound
 from stream_state.table import MAX_BATCH_KEYS, StateTable
+from stream_state.telling import Outgoing, Teller
 from stream_state.validation import invalid, parse_object
 from stream_state.watch_list import WatchList
 
@@ -223,13 +224,12 @@ class _Report:
     def take(self, outcome: Outcome) -> None:
         """Count an outcome, and tell it if it is to be told."""
         self.asked += 1
-        outgoing = outcome.outgoing()
-        if isinstance(outgoing, StreamStateError):
-            self._fail(outcome.target, outgoing)
-        elif self._emit == "changes" and outgoing.known and not outgoing.known.is_news:
+        if isinstance(outcome.known, StreamStateError):
+            self._fail(outcome.target, outcome.known)
+        elif self._emit == "changes" and not outcome.known.is_news:
             self._unchanged += 1
         else:
-            self._add(outgoing)
+            self._add(Outgoing.of(outcome.known, outcome.answer))
         self.flush_if_old()
 
     def take_given(self, outcome: Outcome) -> None:

@@ -117,8 +117,8 @@ class Caller:
         self._port = port
         self._connections = threading.local()
         # The first request of a client takes its preparations along; a measured second must not.
-        self._limiter._client.get_item(TableName=TABLE, Key={"pk": {"S": "warm"}, "sk": {"S": "up"}})
-        events = self._limiter._client.meta.events
+        self._limiter._item._client.get_item(TableName=TABLE, Key={"pk": {"S": "warm"}, "sk": {"S": "up"}})
+        events = self._limiter._item._client.meta.events
         events.register("before-call.dynamodb", lambda model, **_: self.tally.counts.update([model.name]))
         events.register("after-call.dynamodb", self._count_answer)
 

@@ -76,7 +76,7 @@ def test_a_denial_tells_when_to_come_back_without_a_read(dynamodb: Any) -> None:
     make_limiter(qps=1, burst=1).acquire(monotonic() + 1)
     other = make_limiter(qps=1, burst=1)
     operations: list[str] = []
-    other._client.meta.events.register("before-call.dynamodb", lambda model, **_: operations.append(model.name))
+    other._item._client.meta.events.register("before-call.dynamodb", lambda model, **_: operations.append(model.name))
 
     with pytest.raises(QuotaExceeded) as denied:
         other.acquire(monotonic() + 0.1)

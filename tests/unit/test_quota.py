@@ -17,9 +17,10 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_state import quota
+from stream_state import limit_item, local_limiter, quota
 from stream_state.errors import QuotaExceeded
-from stream_state.quota import Function, Limiter, LocalLimiter, TableLimiter
+from stream_state.local_limiter import LocalLimiter
+from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings, SettingsError
 
 _Caller = quota._Caller
@@ -212,7 +213,8 @@ def table(world: World) -> FakeTable:
 @pytest.fixture
 def metrics(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     recorded: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(quota, "record", lambda *args, **dimension: recorded.append((*args, *dimension.items())))
+    for module in (quota, local_limiter):
+        monkeypatch.setattr(module, "record", lambda *args, **dimension: recorded.append((*args, *dimension.items())))
     return recorded
 
 
@@ -374,14 +376,14 @@ def test_a_sweep_never_reserves_more_than_one_slot_ahead(world: World, table: Fa
     def sweep() -> None:
         limiter = make_limiter(world, table, "sweep")
         last_write = 0.0
-        write = limiter._update
+        write = limiter._item._update
 
         def watched(*args: Any) -> Any:
             nonlocal last_write
             last_write = world.now
             return write(*args)
 
-        limiter._update = watched  # type: ignore[method-assign] # to know when each slot was reserved
+        limiter._item._update = watched  # type: ignore[method-assign] # to know when each slot was reserved
         while world.now < 20:
             limiter.acquire(FAR)
             ahead.append(world.now - last_write)
@@ -642,7 +644,7 @@ def test_a_failure_that_passes_costs_one_more_write(world: World, table: FakeTab
     assert table.calls == {"write": 2}
 
 
-@pytest.mark.parametrize("error", DOWN, ids=quota._code)
+@pytest.mark.parametrize("error", DOWN, ids=limit_item.error_code)
 @pytest.mark.parametrize("function", ["api", "task"])
 def test_an_outage_refuses_all_who_wait(
     world: World, table: FakeTable, function: Function, error: Exception, logs: io.StringIO
@@ -661,7 +663,7 @@ def test_an_outage_refuses_all_who_wait(
 
     assert retry_after == [5] * 8
     assert table.calls == {"write": 2}
-    assert quota._code(error) in logs.getvalue()
+    assert limit_item.error_code(error) in logs.getvalue()
 
 
 def test_a_sweep_outlasts_an_outage_and_is_refused_only_at_its_deadline(world: World, table: FakeTable) -> None:
@@ -725,7 +727,7 @@ def test_it_is_made_from_settings_with_short_time_outs_and_a_single_try(monkeypa
     for name, value in {"DEFAULT_REGION": "eu-west-1", "ACCESS_KEY_ID": "unit", "SECRET_ACCESS_KEY": "unit"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
 
-    config = TableLimiter.from_settings(make_settings(), "sweep")._client.meta.config
+    config = TableLimiter.from_settings(make_settings(), "sweep")._item._client.meta.config
 
     assert config.connect_timeout <= 1
     assert config.read_timeout <= 1

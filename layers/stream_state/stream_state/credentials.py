@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from stream_state import aws
 from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, StreamStateError
 from stream_state.observability import logger, record
-from stream_state.settings import Settings, SettingsError
+from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.validation import parse_json
 
@@ -67,11 +67,9 @@ class CachedSecret[T](ABC):
         self._failure: StreamStateError | None = None
 
     @classmethod
-    def of(cls, secret_id: str, name: str, settings: Settings) -> Self:
-        """The secret that the environment variable `name` names."""
-        if not secret_id:
-            message = f"{name} is not set."
-            raise SettingsError(message)
+    def of(cls, name: str, settings: Settings) -> Self:
+        """The secret that the setting `name` names."""
+        secret_id = settings.require(name)
         # A caller waits for this: two short tries, then an earlier value serves on or the caller is told.
         retries = {"mode": "standard", "total_max_attempts": 2}
         client = aws.client("secretsmanager", connect_timeout=1, read_timeout=2, retries=retries)
@@ -149,7 +147,7 @@ class SecretKeys(CachedSecret[SigningKeys]):
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """The keys of the secret that `RTC_SECRET_ID` names."""
-        return cls.of(settings.rtc_secret_id, "RTC_SECRET_ID", settings)
+        return cls.of("rtc_secret_id", settings)
 
     def _parse(self, text: str | None) -> SigningKeys:
         return parse_keys(text)
@@ -161,7 +159,7 @@ class CallbackKeys(CachedSecret[tuple[str, ...]]):
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """The keys of the secret that `RTC_CALLBACK_SECRET_ID` names."""
-        return cls.of(settings.rtc_callback_secret_id, "RTC_CALLBACK_SECRET_ID", settings)
+        return cls.of("rtc_callback_secret_id", settings)
 
     def _parse(self, text: str | None) -> tuple[str, ...]:
         secret = _object(text)

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from stream_state import aws
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record
-from stream_state.settings import Settings, SettingsError
+from stream_state.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -51,10 +51,8 @@ class ResultsQueue:
     @classmethod
     def from_settings(cls, settings: Settings, timeout_seconds: float = 3) -> Self:
         """The queue that `RESULTS_QUEUE_URL` names, with the time-out of each request."""
-        if not settings.results_queue_url:
-            message = "RESULTS_QUEUE_URL is not set."
-            raise SettingsError(message)
-        return cls(sqs_client(timeout_seconds), settings.results_queue_url)
+        url = settings.require("results_queue_url")
+        return cls(sqs_client(timeout_seconds), url)
 
     def send(self, messages: Sequence[Message], deadline: float) -> list[str | DeliveryFailed]:
         """For each message, in order: the id that SQS gave it, or why it was not accepted.
@@ -109,10 +107,8 @@ class RetryQueue:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """The queue that `CALLBACK_RETRY_QUEUE_URL` names."""
-        if not settings.callback_retry_queue_url:
-            message = "CALLBACK_RETRY_QUEUE_URL is not set."
-            raise SettingsError(message)
-        return cls(sqs_client(timeout_seconds=0.7), settings.callback_retry_queue_url)
+        url = settings.require("callback_retry_queue_url")
+        return cls(sqs_client(timeout_seconds=0.7), url)
 
     def park(self, text: str, arrived_at_ms: int) -> None:
         """Keep an event for later, and when it came; raises `DeliveryFailed`."""

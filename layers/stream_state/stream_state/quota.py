@@ -4,26 +4,24 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state import aws
 from stream_state.errors import QuotaExceeded
+from stream_state.limit_item import LimitItem, error_code, is_throttle
+from stream_state.local_limiter import FULL, MAX_HOLD_SECONDS, LocalLimiter
 from stream_state.observability import logger, record
-from stream_state.settings import Settings, SettingsError
+from stream_state.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import UpdateItemOutputTypeDef
 
 type Function = Literal["api", "task", "sweep"]
 
-MAX_HOLD_SECONDS = 60
-# How long a caller sleeps for its slot without asking anew whether calls are on hold.
-LOOK_SECONDS = 1
 # The longest pause between two questions of one caller, so that it notices a hold that was lifted.
 MAX_PAUSE_SECONDS = 5
 _OUTAGE_US = 5_000_000
@@ -32,15 +30,6 @@ _LATE_US = 200_000
 THROTTLED_SECONDS = 0.2
 # Slots that a sweep leaves to others after one of its own: more after a denial, fewer after a grant at first try.
 MAX_YIELD_SLOTS, YIELD_STEP_SLOTS, YIELD_FACTOR = 64, 0.5, 0.7
-_KEY: Mapping[str, Any] = {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}
-_NOT_ON_HOLD = "(attribute_not_exists(hold_until) OR hold_until <= :seconds)"
-_IDLE = ("SET next_us = :next", f"(attribute_not_exists(next_us) OR next_us < :now) AND {_NOT_ON_HOLD}")
-_BUSY = ("SET next_us = next_us + :more", f"next_us >= :now AND next_us <= :latest AND {_NOT_ON_HOLD}")
-_LOST = "ConditionalCheckFailedException"
-_THROTTLES = frozenset(
-    {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
-)
-_FULL = "No call to Volcengine is free before this request must end. Ask again later, or for fewer targets."
 _ON_HOLD = "Calls to Volcengine are on hold. Ask again later."
 _THROTTLED = "DynamoDB throttles the table that holds the call limit. Ask again later."
 _DOWN = "The table that holds the call limit does not answer. Ask again later."
@@ -54,43 +43,6 @@ class Limiter(Protocol):
 
     def hold(self, seconds: float) -> None:
         """Let no call begin for so long, at most `MAX_HOLD_SECONDS`: the vendor throttles."""
-
-
-class LocalLimiter:
-    """Generic cell rate algorithm (GCRA) within one process: `qps` slots a second, at most `burst` at once."""
-
-    def __init__(
-        self,
-        qps: float,
-        burst: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._interval = 1 / qps
-        self._tolerance = (burst - 1) / qps
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._next_arrival = clock()
-
-    def acquire(self, deadline: float) -> None:
-        """See `Limiter`; refuses at once."""
-        with self._lock:
-            now = self._clock()
-            slot = max(now, self._next_arrival - self._tolerance)
-            if slot > deadline:
-                record("QuotaDenied")
-                raise QuotaExceeded(_FULL, retry_after_seconds=slot - deadline)
-            self._next_arrival = max(now, self._next_arrival) + self._interval
-        record("QuotaGranted")
-        if slot > now:
-            self._sleep(slot - now)
-
-    def hold(self, seconds: float) -> None:
-        """See `Limiter`; slots that were given out before stay valid."""
-        with self._lock:
-            free_at = self._clock() + min(seconds, MAX_HOLD_SECONDS)
-            self._next_arrival = max(self._next_arrival, free_at + self._tolerance)
 
 
 @dataclass(slots=True, eq=False)
@@ -115,8 +67,7 @@ class _Denial:
 class TableLimiter:
     """GCRA on one DynamoDB item that all processes share; safe to share among threads, which get slots in blocks.
 
-    On the item, `next_us` is when the next call is due (epoch microseconds): calls come earlier by at most the burst.
-    `hold_until` (epoch seconds) stops all calls.
+    Calls come earlier than they are due on the item by at most the burst.
     """
 
     def __init__(
@@ -130,8 +81,7 @@ class TableLimiter:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._client = client
-        self._table_name = settings.table_name
+        self._item = LimitItem(client, settings.table_name, wall_clock)
         self._function = function
         self._is_sweep = function == "sweep"
         self._burst = settings.rtc_burst
@@ -146,16 +96,8 @@ class TableLimiter:
         self._sleep = sleep
         self._jitter = jitter
         self._lock = threading.Lock()
-        self._look_lock = threading.Lock()
         # The first in the queue asks the table for all; the others wait until they have an answer or are the first.
         self._queue: list[_Caller] = []
-        # The item as last seen, whether others had moved it on, and whether they had since it was seen before.
-        self._next_us = 0
-        self._hold_until = 0.0
-        # A hold that could not be written: it stands in this process at least.
-        self._own_hold_until = 0.0
-        self._looked_at_us = 0
-        self._is_shared = self._was_moved = False
         self._down_until_us = 0
         self._turn_us = 0
         self._yield_slots = 1.0
@@ -163,9 +105,7 @@ class TableLimiter:
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
         """The limiter on the table that `TABLE_NAME` names, for one kind of caller."""
-        if not settings.table_name:
-            message = "TABLE_NAME is not set."
-            raise SettingsError(message)
+        settings.require("table_name")
         # One try: what is tried again is decided here.
         retries = {"mode": "standard", "total_max_attempts": 1}
         return cls(aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries=retries), settings, function)
@@ -194,33 +134,15 @@ class TableLimiter:
     def hold(self, seconds: float) -> None:
         """See `Limiter`; a longer hold that is in the table stays."""
         until = math.ceil(self._wall_clock() + min(seconds, MAX_HOLD_SECONDS))
-        with self._lock:
-            if until <= self._hold_until:
-                return
-            self._hold_until = until
         self._local.hold(seconds)
-        logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
-        condition = "attribute_not_exists(hold_until) OR hold_until < :until"
-        try:
-            self._update("SET hold_until = :until", condition, {":until": until})
-        except (BotoCoreError, ClientError) as error:
-            if _code(error) != _LOST:
-                self._own_hold_until = until
-                logger.warning("The hold could not be written to the table.", extra={"error": _code(error)})
+        if self._item.hold(until):
+            logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
 
     def _reach(self, slot_us: int) -> bool:
         """Sleep until a slot; False if calls are on hold by then."""
         if (early_us := slot_us - self._now_us()) > 0:
             self._sleep(early_us / 1_000_000)
-        with self._look_lock:
-            if self._now_us() - self._looked_at_us > LOOK_SECONDS * 1_000_000:
-                try:
-                    answer = self._client.get_item(TableName=self._table_name, Key=_KEY, ConsistentRead=True)
-                    self._hold_until = _number(answer.get("Item", {}), "hold_until")
-                except (BotoCoreError, ClientError) as error:
-                    logger.warning("A hold could not be looked up.", extra={"error": _code(error)})
-                self._looked_at_us = self._now_us()
-        return max(self._hold_until, self._own_hold_until) <= self._wall_clock()
+        return not self._item.is_on_hold()
 
     def _queue_up(self, caller: _Caller) -> None:
         """Wait until the caller has its answer; the first in the queue asks for all."""
@@ -235,7 +157,7 @@ class TableLimiter:
             if place == 0:
                 self._lead(caller)
             elif place:
-                self._refuse(caller, _Denial(_FULL, 0, 0))
+                self._refuse(caller, _Denial(FULL, 0, 0))
         finally:
             self._let_go([caller])
             with self._lock:
@@ -252,7 +174,7 @@ class TableLimiter:
     def _lead(self, head: _Caller) -> None:
         """Ask the table until the first in the queue has its answer, after a pause where that is of use."""
         failures = denials = 0
-        denial = _Denial(_FULL, 0, max(self._turn_us - self._now_us(), 0))
+        denial = _Denial(FULL, 0, max(self._turn_us - self._now_us(), 0))
         while True:
             left_us = head.deadline_us - self._now_us()
             pause_us = min(denial.pause_us, MAX_PAUSE_SECONDS * 1_000_000, max(left_us, 0))
@@ -274,37 +196,20 @@ class TableLimiter:
             denials += 1
 
     def _ask(self, denials: int) -> _Denial | None:
-        """Reserve a block of slots with one write: there is no maximum in DynamoDB, so the likely case is tried."""
-        now, hold_until = self._now_us(), self._hold_until
-        if self._own_hold_until * 1_000_000 > now:
-            self._hold_until = max(hold_until, self._own_hold_until)
+        """Reserve a block of slots with one write, and hand them out."""
+        now = self._now_us()
+        if self._item.own_hold_until * 1_000_000 > now:
             return self._denied(denials, now)
         contends = self._yield_slots > 1
-        block, latest = self._block(now, 1 if contends or (self._is_sweep and self._was_moved) else self._burst)
-        more = len(block) * self._interval_us
-        values = {":seconds": now // 1_000_000, ":now": now}
-        try:
-            if self._next_us > now or self._is_shared or (contends and denials == 0):
-                answer = self._update(*_BUSY, values | {":more": more, ":latest": latest})
-            else:
-                answer = self._update(*_IDLE, values | {":next": now + more})
-        except ClientError as error:
-            if _code(error) != _LOST:
-                raise
-            item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]  # typed as object
-            self._hold_until = _number(item, "hold_until")
-            self._see(int(_number(item, "next_us")), now)
+        block, latest = self._block(now, 1 if contends or (self._is_sweep and self._item.was_moved) else self._burst)
+        due = self._item.reserve(now, len(block) * self._interval_us, latest, is_busy=contends and denials == 0)
+        if due is None:
             return self._denied(denials, now)
-        if self._hold_until == hold_until:
-            self._hold_until = 0
-        due = int(_number(answer["Attributes"], "next_us")) - more
-        self._see(due, now)
-        self._next_us = due + more
         if self._is_sweep:
             if denials == 0:
                 self._yield_slots = max(self._yield_slots * YIELD_FACTOR, 1)
             # A sweep that is alone waits for so long that one write reserves two slots.
-            least = 0.75 if contends or self._was_moved else 1.0
+            least = 0.75 if contends or self._item.was_moved else 1.0
             slots = self._yield_slots * self._jitter(least, least + 0.5)
             self._turn_us = self._opens_us() + int(self._interval_us * slots)
         for place, caller in enumerate(caller for caller in block if caller in self._queue):
@@ -316,7 +221,7 @@ class TableLimiter:
         """The callers to reserve for, at least one, and the latest `next_us` at which all their slots are in time."""
         ahead = now + self._interval_us if self._is_sweep else math.inf
         block: list[_Caller] = []
-        latest = due = max(now, self._next_us)
+        latest = due = max(now, self._item.next_us)
         with self._lock:
             for place, caller in enumerate(self._queue[:at_most]):
                 last = int(min(caller.deadline_us, ahead)) + self._tolerance_us - place * self._interval_us
@@ -326,37 +231,30 @@ class TableLimiter:
                 block.append(caller)
         return block, latest
 
-    def _see(self, due_us: int, now: int) -> None:
-        """Learn when the next call was due, and whether others had moved it on."""
-        self._was_moved = due_us > max(self._next_us, now)
-        self._is_shared = due_us > now and (self._was_moved or self._is_shared)
-        self._next_us = due_us
-        self._looked_at_us = self._now_us()
-
     def _opens_us(self) -> int:
         """When the next slot may be reserved by a sweep, or begins for the others."""
-        return self._next_us - self._tolerance_us - (self._interval_us if self._is_sweep else 0)
+        return self._item.next_us - self._tolerance_us - (self._interval_us if self._is_sweep else 0)
 
     def _denied(self, denials: int, asked_us: int) -> _Denial:
         """What the item says after a write that was refused; a wrong guess is put right at once."""
         now = self._now_us()
         scatter = self._jitter(0, 2 * self._interval_us)
-        if (held_for := self._hold_until * 1_000_000 - now) > 0:
+        if (held_for := self._item.hold_until * 1_000_000 - now) > 0:
             return _Denial(_ON_HOLD, held_for, held_for + scatter)
         free_in = max(self._opens_us() - now, 0)
         if self._is_sweep and self._opens_us() > asked_us:
             self._yield_slots = min(self._yield_slots + YIELD_STEP_SLOTS, MAX_YIELD_SLOTS)
-            return _Denial(_FULL, free_in, free_in + scatter)
-        return _Denial(_FULL, free_in, scatter * denials if denials > 1 else 0)
+            return _Denial(FULL, free_in, free_in + scatter)
+        return _Denial(FULL, free_in, scatter * denials if denials > 1 else 0)
 
     def _failed(self, error: Exception, failures: int) -> _Denial | None:
         """A throttled item is a denial; another failure is one after it was tried again."""
-        if _code(error) in _THROTTLES:
+        if is_throttle(error):
             free_in = min(THROTTLED_SECONDS * 2**failures, MAX_PAUSE_SECONDS) * 1_000_000
             return _Denial(_THROTTLED, free_in, self._jitter(free_in / 2, free_in))
         if failures == 1:
             return _Denial(_DOWN, 0, 0)
-        logger.warning("The table that holds the call limit does not answer.", extra={"error": _code(error)})
+        logger.warning("The table that holds the call limit does not answer.", extra={"error": error_code(error)})
         self._down_until_us = self._now_us() + _OUTAGE_US
         if self._may_go_local:
             self._let_go(list(self._queue))
@@ -374,27 +272,5 @@ class TableLimiter:
             caller.refusal = QuotaExceeded(denial.detail, retry_after_seconds=beyond_us / 1_000_000)
         self._let_go(refused)
 
-    def _update(self, update: str, condition: str, values: Mapping[str, int]) -> "UpdateItemOutputTypeDef":
-        return self._client.update_item(
-            TableName=self._table_name,
-            Key=_KEY,
-            UpdateExpression=update,
-            ConditionExpression=condition,
-            ExpressionAttributeValues={name: {"N": str(value)} for name, value in values.items()},
-            ReturnValues="UPDATED_NEW",
-            ReturnValuesOnConditionCheckFailure="ALL_OLD",
-        )
-
     def _now_us(self) -> int:
         return int(self._wall_clock() * 1_000_000)
-
-
-def _number(item: Mapping[str, Any], name: str) -> float:
-    """A number of an item, 0 if it has none."""
-    return float(item.get(name, {}).get("N", 0))
-
-
-def _code(error: Exception) -> str:
-    """What went wrong, in DynamoDB's words or those of its client."""
-    response = error.response if isinstance(error, ClientError) else {}
-    return str(response.get("Error", {}).get("Code") or type(error).__name__)

@@ -67,6 +67,14 @@ class Settings:
             raise SettingsError("The environment is not usable: " + "; ".join(problems) + ".")
         return settings
 
+    def require(self, name: str) -> str:
+        """The setting of that name, which not every function needs; raises `SettingsError` if it is empty."""
+        value: str = getattr(self, name)
+        if not value:
+            message = f"{name.upper()} is not set."
+            raise SettingsError(message)
+        return value
+
 
 def _app_ids(value: str) -> tuple[str, ...]:
     app_ids = tuple(part.strip() for part in value.split(","))

@@ -20,7 +20,7 @@ from stream_state import aws
 from stream_state.errors import StateUnavailable
 from stream_state.model import Fact, Known, StreamState, Target
 from stream_state.observability import record
-from stream_state.settings import Settings, SettingsError
+from stream_state.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -70,9 +70,7 @@ class Table:
     @classmethod
     def from_settings(cls, settings: Settings, timeout_seconds: float = 2, tries: int = 3) -> Self:
         """The table that `TABLE_NAME` names, with the time-out and tries of each request."""
-        if not settings.table_name:
-            message = "TABLE_NAME is not set."
-            raise SettingsError(message)
+        name = settings.require("table_name")
         client = aws.client(
             "dynamodb",
             connect_timeout=timeout_seconds,
@@ -80,7 +78,7 @@ class Table:
             retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=64,
         )
-        return cls(client, settings.table_name)
+        return cls(client, name)
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """The answer to a request about the table; raises `ConditionFailed` too."""

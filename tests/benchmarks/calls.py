@@ -38,6 +38,7 @@ from stream_state.signing import SigningKeys, VolcengineAuth  # noqa: E402
 from tests.benchmarks.peers import first_sdk, second_sdk  # noqa: E402
 from tests.benchmarks.sweep import APP_ID, process, quiet  # noqa: E402
 from tests.sandbox.simulator import KEYS, Simulator  # noqa: E402
+from tests.unit.fakes import FreeLimiter  # noqa: E402
 
 # Asked for in one turn: few, so that some turns meet no other work.
 SOME = 20
@@ -48,16 +49,6 @@ FIRST, SECOND = "volcengine", "volcengine-python-sdk"
 HASH_OF_NOTHING = hashlib.sha256(b"").hexdigest()
 
 type Work = Callable[[str], object]
-
-
-class NoLimit:
-    """A limiter that has a slot for everyone."""
-
-    def acquire(self, deadline: float) -> None:
-        """See `Limiter`."""
-
-    def hold(self, seconds: float) -> None:
-        """See `Limiter`."""
 
 
 def least(works: Mapping[str, Work], turns: int) -> dict[str, float]:
@@ -151,7 +142,7 @@ def calling(turns: int = 120) -> dict[str, float]:
     with process(answer_at_once) as (vendor, _):
         url, *keys = vendor.get()
         settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": url})
-        rtc = RtcClient(settings, StaticKeys(SigningKeys(*keys)), NoLimit())
+        rtc = RtcClient(settings, StaticKeys(SigningKeys(*keys)), FreeLimiter())
         peers = [sdk.caller(url, *keys) for sdk in (first_sdk, second_sdk)]
         host = urlsplit(url).netloc
         connection = HTTPConnection(host)

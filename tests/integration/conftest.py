@@ -25,6 +25,7 @@ from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
 from tests.sandbox.server import Response
 from tests.sandbox.simulator import APP_ID, KEYS, Simulator
+from tests.unit.fakes import FreeLimiter
 
 REGION = "eu-central-1"
 # The vendor's names of the media, and ours.
@@ -34,16 +35,6 @@ TABLE: dict[str, Any] = {
     "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
     "BillingMode": "PAY_PER_REQUEST",
 }
-
-
-class FreeLimiter:
-    """A limiter that always has a slot: these tests are not about the limit."""
-
-    def acquire(self, deadline: float) -> None:
-        """See `Limiter`."""
-
-    def hold(self, seconds: float) -> None:
-        """See `Limiter`."""
 
 
 @dataclass

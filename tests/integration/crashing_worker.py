@@ -28,16 +28,7 @@ from stream_state.table import StateTable
 from stream_state.telling import Teller
 from stream_state.transport import BoundedAdapter
 from tests.sandbox.simulator import KEYS
-
-
-class FreeLimiter:
-    """A limiter that always has a slot."""
-
-    def acquire(self, deadline: float) -> None:
-        """See `Limiter`."""
-
-    def hold(self, seconds: float) -> None:
-        """See `Limiter`."""
+from tests.unit.fakes import FreeLimiter
 
 
 class Steps:

@@ -34,19 +34,10 @@ from tests.sandbox.simulator import (
     reset,
     states,
 )
+from tests.unit.fakes import FreeLimiter
 
 TARGET = Target(APP_ID, "class-1", "teacher")
 PAUSE_SECONDS = 0.05
-
-
-class NoLimit:
-    """A limiter that has a slot for everyone."""
-
-    def acquire(self, deadline: float) -> None:
-        """See `Limiter`."""
-
-    def hold(self, seconds: float) -> None:
-        """See `Limiter`."""
 
 
 @pytest.fixture
@@ -61,7 +52,7 @@ def client(endpoint: str, adapter: BoundedAdapter | None = None) -> RtcClient:
         {"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": endpoint, "RTC_READ_TIMEOUT": "0.2", "RTC_CONNECT_TIMEOUT": "0.2"}
     )
     keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-    return RtcClient(settings, keys, NoLimit(), adapter=adapter, sleep=lambda seconds: None)
+    return RtcClient(settings, keys, FreeLimiter(), adapter=adapter, sleep=lambda seconds: None)
 
 
 @pytest.fixture

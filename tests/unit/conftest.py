@@ -17,7 +17,7 @@ from stream_state.model import Target
 from stream_state.rtc import RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
-from tests.unit.fakes import Clock, FakeAdapter, FakeQueue
+from tests.unit.fakes import Clock, FakeAdapter, FakeQueue, FreeLimiter
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -63,19 +63,6 @@ def target() -> Target:
 @pytest.fixture
 def signing_keys() -> SigningKeys:
     return SigningKeys("unit-access-key", "unit-secret-key", "unit-session-token")
-
-
-class FreeLimiter:
-    """A limiter that has a slot for everyone, and counts them."""
-
-    def __init__(self) -> None:
-        self.slots = 0
-
-    def acquire(self, deadline: float) -> None:
-        self.slots += 1
-
-    def hold(self, seconds: float) -> None:
-        """See `Limiter`."""
 
 
 @pytest.fixture

@@ -87,6 +87,20 @@ class FakeAdapter(BaseAdapter):
         """There is nothing to close."""
 
 
+class FreeLimiter:
+    """A limiter that has a slot for everyone, and counts them."""
+
+    def __init__(self) -> None:
+        self.slots = 0
+
+    def acquire(self, deadline: float) -> None:
+        """See `Limiter`."""
+        self.slots += 1
+
+    def hold(self, seconds: float) -> None:
+        """See `Limiter`."""
+
+
 class FakeSecrets:
     """Secrets Manager with one secret, whose values come from a script."""
 

@@ -15,8 +15,7 @@ from stream_state.model import Medium, StreamState, Target
 from stream_state.rtc import MAX_BODY_BYTES, RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
-from tests.unit.conftest import FreeLimiter
-from tests.unit.fakes import Clock, FakeAdapter, Reply
+from tests.unit.fakes import Clock, FakeAdapter, FreeLimiter, Reply
 
 DEADLINE = 1_010.0
 MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}

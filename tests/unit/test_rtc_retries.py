@@ -24,8 +24,7 @@ from stream_state.model import Target
 from stream_state.observability import publish_metrics
 from stream_state.rtc import MAX_TRIES, RENEW_SECONDS, RtcClient
 from stream_state.signing import SigningKeys
-from tests.unit.conftest import FreeLimiter
-from tests.unit.fakes import Clock, FakeAdapter, FakeSecrets, Reply
+from tests.unit.fakes import Clock, FakeAdapter, FakeSecrets, FreeLimiter, Reply
 
 DEADLINE = 1_030.0
 IDS = {"RoomId": "class-1", "UserId": "teacher"}

@@ -13,7 +13,7 @@ from typing import Self
 
 from stream_state.credentials import CallbackKeys
 from stream_state.errors import InvalidTarget, StreamStateError
-from stream_state.model import LEFT, PRESENT, Fact, Known, Medium, StreamState, Target
+from stream_state.model import LEFT, MEDIA_TYPES, PRESENT, Fact, Known, StreamState, Target
 from stream_state.observability import record
 from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
@@ -28,13 +28,7 @@ REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large"}
 # How often a signature that fits no key may have the secret read anew: a rotation is seen, an attacker costs little.
 KEYS_REREAD_SECONDS = 10
 _SIGNED = ("EventType", "EventData", "EventTime", "EventId", "AppId", "Version", "Nonce")
-_STREAM = re.compile(r"User(Audio|Video|ScreenAudio|ScreenVideo)Stream(Start|Stop)")
-_MEDIA = {
-    "Audio": Medium.AUDIO,
-    "Video": Medium.VIDEO,
-    "ScreenAudio": Medium.SCREEN_AUDIO,
-    "ScreenVideo": Medium.SCREEN_VIDEO,
-}
+_STREAM = re.compile(rf"User({'|'.join(MEDIA_TYPES)})Stream(Start|Stop)")
 _JOINS = frozenset({"UserJoinRoom", "InvisibleUserJoinRoom"})
 _LEAVES = frozenset({"UserLeaveRoom", "InvisibleUserLeaveRoom"})
 _ROOM_ENDS = "RoomDestroy"
@@ -200,7 +194,7 @@ def _event(kind: str, stream: re.Match[str] | None, fields: Mapping[str, str], a
     facts = {LEFT: Fact(value=False, at_ms=at_ms)}
     if stream:
         starts = stream[2] == "Start"
-        facts = {_MEDIA[stream[1]].value: Fact(starts, at_ms)}
+        facts = {MEDIA_TYPES[stream[1]].value: Fact(starts, at_ms)}
         facts |= {PRESENT: Fact(value=True, at_ms=at_ms)} if starts else {}
     elif kind in _JOINS:
         facts = {PRESENT: Fact(value=True, at_ms=at_ms)}

@@ -26,6 +26,8 @@ class Medium(StrEnum):
     SCREEN_VIDEO = "screen_video"
 
 
+# By the names that the vendor has for them, such as ScreenAudio.
+MEDIA_TYPES = {medium.title().replace("_", ""): medium for medium in Medium}
 PRESENT = "present"
 FOUND = "found"
 LEFT = "left"

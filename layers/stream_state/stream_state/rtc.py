@@ -25,7 +25,7 @@ from stream_state.errors import (
     not_found,
     vendor_name,
 )
-from stream_state.model import FOUND, Fact, Medium, StreamState, Target
+from stream_state.model import FOUND, MEDIA_TYPES, Fact, Medium, StreamState, Target
 from stream_state.observability import logger, record
 from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
@@ -47,12 +47,6 @@ LONGEST_PAUSE_SECONDS = 10
 MIN_CALL_SECONDS = 0.05
 # How long after its deadline a call may still be reading rejected keys anew.
 RENEW_SECONDS = 2
-_MEDIA = {
-    "Audio": Medium.AUDIO,
-    "Video": Medium.VIDEO,
-    "ScreenAudio": Medium.SCREEN_AUDIO,
-    "ScreenVideo": Medium.SCREEN_VIDEO,
-}
 _NOT_FOUND_RESULTS = frozenset({"User is not found.", "Room is not found."})
 
 
@@ -230,8 +224,8 @@ def _media(result: Mapping[str, Any], target: Target, request_id: str | None) ->
     odd = [] if isinstance(entries, list) else ["StreamStates is not a list"]
     for entry in entries if isinstance(entries, list) else ():
         name = entry.get("MediaType") if isinstance(entry, dict) else None
-        if isinstance(name, str) and name in _MEDIA:
-            told[_MEDIA[name]].append(entry.get("State"))
+        if isinstance(name, str) and name in MEDIA_TYPES:
+            told[MEDIA_TYPES[name]].append(entry.get("State"))
         else:
             odd.append("an entry has a MediaType that is not known, or none")
     values = {medium: _agreed(states) for medium, states in told.items()}

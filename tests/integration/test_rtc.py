@@ -1,11 +1,14 @@
 """The client over real sockets: how long and how much it reads, and which connections it keeps."""
 
 import contextlib
+import io
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,6 +23,7 @@ from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
 from stream_state.transport import BoundedAdapter
 from tests.integration.tls import make_certificate
+from tests.sandbox.server import Response
 from tests.sandbox.simulator import (
     APP_ID,
     KEYS,
@@ -153,6 +157,10 @@ def test_an_answer_that_takes_too_long_as_a_whole_is_given_up(
         raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"),
         raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{}"),
         raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n{}\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b" " * 10 * MAX_BODY_BYTES),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} "),
+        raw(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
         raw(b"HTTP/1.1 200 OK\r\n" + b"X-Filler: x\r\n" * 200 + b"\r\n{}"),
         raw(b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 100_000 + b"\r\n\r\n{}"),
         raw(b"\x16\x03\x01\x00\x05hello"),
@@ -160,6 +168,7 @@ def test_an_answer_that_takes_too_long_as_a_whole_is_given_up(
     ],
     ids=[
         "reset", "no answer", "cut status line", "cut answer", "too short", "cut chunk", "malformed chunk",
+        "negative chunk", "chunk without end", "two lengths", "interim answer",
         "too many headers", "too long a header", "TLS", "another protocol",
     ],
 )  # fmt: skip
@@ -274,15 +283,34 @@ def test_a_connection_is_used_again(rtc: RtcClient, simulator: Simulator, connec
     assert len(set(connections)) == 1
 
 
-def test_kept_connections_are_closed_with_the_adapter(simulator: Simulator, connections: list[object]) -> None:
+def test_when_all_kept_connections_have_died_one_try_finds_out(simulator: Simulator) -> None:
+    # Given more connections than there are tries
+    together, old = threading.Barrier(2 * MAX_TRIES), set()
+
+    def wait_for_all(exchange: Exchange) -> Response:
+        old.add(exchange.connection.getpeername())
+        together.wait(30)
+        return exchange.response()
+
+    simulator.fail_next(*[wait_for_all] * together.parties)
+    patient = client(simulator.url, BoundedAdapter(simulator.url, 30, 30, MAX_BODY_BYTES))
+    with ThreadPoolExecutor(together.parties) as pool:
+        assert all(pool.map(ask, [patient] * together.parties))
+    # When something on the way has forgotten them, and says so only when they are used
+    simulator.fault = lambda exchange: reset if exchange.connection.getpeername() in old else None
+    # Then the second try succeeds
+    assert ask(patient) is True
+    assert len(simulator.arrivals) == together.parties + 2
+
+
+def test_an_adapter_that_was_closed_has_no_open_connection_and_serves_on(simulator: Simulator) -> None:
     adapter = BoundedAdapter(simulator.url, 1, 1, MAX_BODY_BYTES)
     rtc = client(simulator.url, adapter)
-    ask(rtc)
-    (kept,) = adapter._idle
-
-    adapter.close()
-
-    assert kept.fileno() == -1
+    for _ in range(2):
+        assert ask(rtc) is True
+        (kept,) = adapter._idle
+        adapter.close()
+        assert kept.fileno() == -1
 
 
 @pytest.mark.parametrize("last_answer", [and_hang_up, and_reset], ids=["closed", "reset"])
@@ -368,6 +396,25 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls_endpoint: str, sim
     assert len(simulator.arrivals) == 0
 
 
+def test_a_certificate_that_names_the_host_only_as_its_subject_is_refused(simulator: Simulator, tmp_path: Path) -> None:
+    context = make_certificate(tmp_path / "other.pem", has_alternative_name=False)
+    simulator.socket = context.wrap_socket(simulator.socket, server_side=True)
+    url = simulator.url.replace("http://127.0.0.1", "https://localhost")
+
+    with pytest.raises(RtcUnavailable, match="TLS connection to Volcengine failed"):
+        ask(client(url, BoundedAdapter(url, 0.2, 0.2, MAX_BODY_BYTES, str(tmp_path / "other.pem"))))
+
+
+def test_a_tls_handshake_may_take_all_the_time_there_is_however_many_addresses_a_host_has(
+    tls_endpoint: str, certificate: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, accept = socket.getaddrinfo, simulator.get_request
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **options: look_up(*asked, **options) * 10)
+    simulator.get_request = lambda: (time.sleep(0.4), accept())[1]  # type: ignore[func-returns-value, method-assign]
+
+    assert ask(client(tls_endpoint, BoundedAdapter(tls_endpoint, 2, 2, MAX_BODY_BYTES, str(certificate)))) is True
+
+
 def test_over_tls_answers_come_and_connections_are_kept(
     tls_endpoint: str, trusting: BoundedAdapter, connections: list[object]
 ) -> None:
@@ -375,6 +422,26 @@ def test_over_tls_answers_come_and_connections_are_kept(
 
     assert [ask(rtc) for _ in range(3)] == [True] * 3
     assert len(set(connections)) == 1
+
+
+def test_what_nobody_asked_for_is_no_answer_to_the_next_question(
+    tls_endpoint: str, trusting: BoundedAdapter, simulator: Simulator
+) -> None:
+    # Given an answer that fills what is read at once, and another one behind it in the same record of TLS
+    def and_another(exchange: Exchange) -> None:
+        response = exchange.response()
+        fill = io.DEFAULT_BUFFER_SIZE - len(replace(response, headers=[*response.headers, ("X-Fill", "")]).wire())
+        filled = replace(response, headers=[*response.headers, ("X-Fill", "x" * fill)]).wire()
+        assert len(filled) == io.DEFAULT_BUFFER_SIZE
+        another = canned(200, {"ResponseMetadata": {}, "Result": "User is not found."})(exchange)
+        assert another is not None
+        exchange.connection.sendall(filled + another.wire())
+        exchange.connection.recv(1)
+
+    simulator.fail_next(and_another)
+    rtc = client(tls_endpoint, trusting)
+
+    assert [ask(rtc) for _ in range(2)] == [True, True]
 
 
 @pytest.mark.parametrize("fault", [drip(PAUSE_SECONDS), drip_body, silence], ids=["headers", "body", "silence"])

@@ -22,6 +22,15 @@ def test_a_header_that_would_begin_another_line_is_refused(value: str) -> None:
         adapter().send(request, timeout=1)
 
 
+@pytest.mark.parametrize("query", ["a=b\r\nX-More: c", "a=é", "a=\ud800"])
+def test_a_url_that_is_not_encoded_is_refused(query: str) -> None:
+    request = requests.Request("GET", "https://rtc.example/").prepare()
+    request.url = f"https://rtc.example/?{query}"
+
+    with pytest.raises(requests.exceptions.InvalidHeader):
+        adapter().send(request, timeout=1)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "host"),
     [
@@ -44,4 +53,4 @@ def test_nothing_is_read_when_the_time_is_over() -> None:
     connection: Any = SimpleNamespace(settimeout=pytest.fail, recv_into=pytest.fail)
 
     with pytest.raises(TimeoutError):
-        _BoundedReader(connection, until=0).readinto(bytearray(1))
+        _BoundedReader(connection, until=0, max_bytes=1).readinto(bytearray(1))

@@ -143,8 +143,8 @@ class RtcClient:
         record("RtcCalls")
         sent_at_ms = int(self._wall_clock() * 1000)
         try:
-            status, headers, body = self._exchange(target, keys, deadline - started)
-            return _read_answer(target, sent_at_ms, status, headers, body, keys.secrets)
+            response = self._exchange(target, keys, deadline - started)
+            return _read_answer(target, sent_at_ms, response, keys.secrets)
         except StreamStateError as error:
             record("RtcErrors", error=type(error).__name__)
             if isinstance(error, TargetNotFound):
@@ -153,11 +153,9 @@ class RtcClient:
         finally:
             record("RtcLatency", (self._clock() - started) * 1000, "Milliseconds")
 
-    def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of one signed GET."""
-        settings = self._settings
-        # Neither prepared nor sent by the session: its settings for each request would be merged anew, its cookies and
-        # hooks looked through, though there are none.
+    def _exchange(self, target: Target, keys: SigningKeys, seconds_left: float) -> requests.Response:
+        """The response to one signed GET."""
+        # Neither prepared nor sent by a session of `requests`, which would look for cookies, proxies and hooks.
         request = requests.PreparedRequest()
         request.method = "GET"
         request.url = f"{self._url}&AppId={quote(target.app_id, '')}&RoomId={target.room_id}&UserId={target.user_id}"
@@ -165,13 +163,11 @@ class RtcClient:
         request.headers = CaseInsensitiveDict()
         for name, value in HEADERS.items():
             request.headers[name] = value
+        VolcengineAuth(keys, "rtc", self._settings.rtc_region, self._wall_clock)(request)
         try:
-            response = self._adapter.send(
-                VolcengineAuth(keys, "rtc", settings.rtc_region, self._wall_clock)(request), timeout=seconds_left
-            )
+            return self._adapter.send(request, timeout=seconds_left)
         except requests.RequestException as error:
             raise _network_error(error) from None
-        return response.status_code, response.headers, response.content
 
 
 def _network_error(error: Exception) -> RtcUnavailable:
@@ -184,10 +180,9 @@ def _network_error(error: Exception) -> RtcUnavailable:
     return RtcUnavailable(f"The connection to Volcengine failed ({name}). Try again later.")
 
 
-def _read_answer(
-    target: Target, sent_at_ms: int, status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]
-) -> StreamState:
+def _read_answer(target: Target, sent_at_ms: int, response: requests.Response, secrets: tuple[str, ...]) -> StreamState:
     """The state that a response tells; success needs status 200, no Error, and a Result for the target asked."""
+    status, body = response.status_code, response.content
     if len(body) > MAX_BODY_BYTES:
         message = f"Volcengine's answer is larger than {MAX_BODY_BYTES} bytes. Check RtcEndpoint."
         raise RtcProtocolError(message)
@@ -205,7 +200,7 @@ def _read_answer(
     if error is not None or status != HTTPStatus.OK:
         code = _member(error, "Code")
         failure = error_for_code(code if isinstance(code, str) else None, status, request_id, secrets)
-        failure.retry_after_seconds = _retry_after(headers, sent_at_ms) if failure.retryable else None
+        failure.retry_after_seconds = _retry_after(response.headers, sent_at_ms) if failure.retryable else None
         raise failure
     if not isinstance(metadata, dict) or not isinstance(result, dict):
         message = "Volcengine's answer is not JSON with ResponseMetadata and Result. Check RtcEndpoint."

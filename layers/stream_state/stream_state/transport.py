@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,13 +27,15 @@ from stream_state.signing import canonical_url
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
 # Not the machine's, which the environment may name.
 CA_BUNDLE = certifi.where()
+# How much longer than its body an answer may be: chunks of a byte take six.
+MAX_OVERHEAD = 8
 
 
 class BoundedAdapter(BaseAdapter):
     """An adapter of `requests` for GET requests to one host; safe to share among threads.
 
     The adapter that `requests` brings bounds each read, not their sum, and takes twice the processor time. This one
-    takes nothing from the environment, keeps no cookies and follows no redirects.
+    takes neither proxies nor certificates from the environment, keeps no cookies and follows no redirects.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class BoundedAdapter(BaseAdapter):
         self._context: ssl.SSLContext | None = None
         if url.scheme == "https":
             self._context = ssl.create_default_context(cafile=ca_file)
+            self._context.hostname_checks_common_name = False
             self._context.set_alpn_protocols(["http/1.1"])
         self._address = (url.hostname or "", url.port or (443 if self._context else 80))
         self._connect_seconds = connect_seconds
@@ -58,7 +62,7 @@ class BoundedAdapter(BaseAdapter):
         self._max_body_bytes = max_body_bytes
         # No more than requests were under way at once.
         self._idle: deque[socket.socket] = deque()
-        self._close_idle = weakref.finalize(self, _close_all, self._idle)
+        weakref.finalize(self, _close_all, self._idle)
 
     def send(self, request: PreparedRequest, timeout: Any = None, **_: Any) -> requests.Response:  # type: ignore[override]  # one kind of time-out
         """The response; `timeout` in seconds bounds all of it. A body that is too large is cut after one byte too many.
@@ -67,12 +71,16 @@ class BoundedAdapter(BaseAdapter):
         """
         until = time.monotonic() + timeout
         wire = self._wire(request)
-        connection = self._idle_connection() or self._connected(min(timeout, self._connect_seconds))
+        kept = self._idle_connection()
+        connection = kept or self._connected(min(timeout, self._connect_seconds))
         response = requests.Response()
         try:
             may_be_kept = self._exchange(connection, wire, until, response)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             connection.close()
+            if kept:
+                # What ended one has most likely ended all: the next try is not to meet another.
+                self.close()
             raise _failure(error, requests.ReadTimeout) from None
         if may_be_kept:
             self._idle.append(connection)
@@ -82,15 +90,19 @@ class BoundedAdapter(BaseAdapter):
 
     def close(self) -> None:
         """Close the connections that are kept, as happens too when the adapter is no longer used."""
-        self._close_idle()
+        _close_all(self._idle)
 
     def _exchange(self, connection: socket.socket, wire: bytes, until: float, response: requests.Response) -> bool:
         """Send the request and fill in the response; whether the connection can serve another one."""
         connection.settimeout(_left(until))
         connection.sendall(wire)
-        reader: Any = _BoundedReader(connection, min(until, time.monotonic() + self._read_seconds))
+        until = min(until, time.monotonic() + self._read_seconds)
+        reader: Any = _BoundedReader(connection, until, MAX_OVERHEAD * self._max_body_bytes)
         with contextlib.closing(http.client.HTTPResponse(reader, method="GET")) as answer:
             answer.begin()
+            # An interim answer is not the answer, and it is not certain where one of two lengths ends.
+            if answer.status < HTTPStatus.OK or len(set(answer.headers.get_all("Content-Length", ()))) > 1:
+                raise http.client.HTTPException
             body = answer.read(self._max_body_bytes + 1)
             if answer.length and len(body) <= self._max_body_bytes:
                 raise http.client.IncompleteRead(b"", answer.length)
@@ -99,12 +111,14 @@ class BoundedAdapter(BaseAdapter):
             return answer.isclosed() and not answer.will_close
 
     def _wire(self, request: PreparedRequest) -> bytes:
-        """The request as it is sent, which header values with line ends would make another one."""
+        """The request as it is sent, which texts with line ends would make another one."""
         headers = [f"{name}: {value}" for name, value in request.headers.items()]
-        if not "".join(headers).isprintable():
-            raise requests.exceptions.InvalidHeader
         path = str(request.url).removeprefix(self._origin)
-        return "\r\n".join((f"GET {path} HTTP/1.1", f"Host: {self._host_header}", *headers, "", "")).encode()
+        lines = (f"GET {path} HTTP/1.1", f"Host: {self._host_header}", *headers, "", "")
+        text = "".join(lines)
+        if not (text.isascii() and text.isprintable()):
+            raise requests.exceptions.InvalidHeader
+        return "\r\n".join(lines).encode()
 
     def _idle_connection(self) -> socket.socket | None:
         """The connection that was used last: the others are closed at the other end before it."""
@@ -113,8 +127,9 @@ class BoundedAdapter(BaseAdapter):
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            # Nothing is to be read from one that is still open.
-            if not wait_for_read(connection, 0):
+            # From one that can be used nothing is to be read: it is not closed, and nothing came that nobody asked for.
+            decrypted = connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
+            if not decrypted and not wait_for_read(connection, 0):
                 return connection
             connection.close()
 
@@ -131,16 +146,21 @@ class BoundedAdapter(BaseAdapter):
         # Each address has its share of the time, so that the last is tried too.
         addresses = len(socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM))
         connection = socket.create_connection(self._address, seconds / addresses)
+        connection.settimeout(seconds)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._context.wrap_socket(connection, server_hostname=self._address[0]) if self._context else connection
 
 
 class _BoundedReader(io.RawIOBase):
-    """Reads a connection until a time, in monotonic seconds; a socket's own time-out bounds each read by itself."""
+    """Reads a connection up to a time, in monotonic seconds, and a number of bytes, which chunks do not tell.
 
-    def __init__(self, connection: socket.socket, until: float) -> None:
+    A socket's own time-out bounds each read by itself.
+    """
+
+    def __init__(self, connection: socket.socket, until: float, max_bytes: int) -> None:
         self._connection = connection
         self._until = until
+        self._bytes_left = max_bytes
 
     def makefile(self, *_: object) -> io.BufferedReader:
         """What a response asks of a socket."""
@@ -151,7 +171,11 @@ class _BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._connection.settimeout(_left(self._until))
-        return self._connection.recv_into(buffer)
+        count = self._connection.recv_into(buffer)
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise http.client.HTTPException
+        return count
 
 
 def in_background[T](function: Callable[[], T]) -> Future[T]:
@@ -183,8 +207,9 @@ def _failure(error: Exception, timeout: type[requests.Timeout]) -> requests.Requ
 
 
 def _close_all(connections: deque[socket.socket]) -> None:
-    for connection in connections:
-        connection.close()
+    with contextlib.suppress(IndexError):
+        while True:
+            connections.pop().close()
 
 
 def _close(connected: Future[socket.socket]) -> None:

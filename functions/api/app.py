@@ -50,6 +50,7 @@ def get_stream_state(request: Request) -> Response:
 
 def query_stream_states(request: Request) -> Response:
     """Tell the states of several users, each an answer or a problem."""
+    request.query(())
     body = request.json({"targets", "max_age"})
     targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
     max_age_seconds = parse_max_age(body.get("max_age", 0))
@@ -61,7 +62,7 @@ def list_room_states(request: Request) -> Response:
     """List what is known of a room's users, without a call to the vendor."""
     options = request.query({"app_id", "next_token"})
     app_id = request.app_id(options, settings.rtc_app_ids)
-    page = table.room(app_id, request.path_id("room_id"), page_key(options))
+    page = table.room(app_id, request.path_id("room_id"), page_key(options, parts=1))
     return page_response("results", [known.state().answer() for known in page.entries], page.next_key)
 
 
@@ -80,6 +81,7 @@ def delete_watch(request: Request) -> Response:
 
 def post_watches(request: Request) -> Response:
     """Have sweeps ask for several users until their watches expire."""
+    request.query(())
     body = request.json({"targets", "expires_in"})
     targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
     watches = watch_list.add(targets, parse_expires_in(body))
@@ -88,7 +90,7 @@ def post_watches(request: Request) -> Response:
 
 def list_watches(request: Request) -> Response:
     """List the watches."""
-    page = watch_list.page(page_key(request.query({"next_token"})))
+    page = watch_list.page(page_key(request.query({"next_token"}), parts=3))
     return page_response("watches", [watch.as_dict() for watch in page.entries], page.next_key)
 
 

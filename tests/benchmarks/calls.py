@@ -29,7 +29,6 @@ sys.dont_write_bytecode = True
 
 import requests  # noqa: E402 - after the paths, as all below
 
-from stream_state.credentials import StaticKeys  # noqa: E402
 from stream_state.model import Target  # noqa: E402
 from stream_state.observability import publish_metrics  # noqa: E402
 from stream_state.rtc import RtcClient  # noqa: E402
@@ -38,6 +37,7 @@ from stream_state.signing import SigningKeys, VolcengineAuth  # noqa: E402
 from tests.benchmarks.peers import first_sdk, second_sdk  # noqa: E402
 from tests.benchmarks.sweep import APP_ID, process, quiet  # noqa: E402
 from tests.sandbox.simulator import KEYS, Simulator  # noqa: E402
+from tests.sandbox.static_keys import StaticKeys  # noqa: E402
 from tests.unit.fakes import FreeLimiter  # noqa: E402
 
 # Asked for in one turn: few, so that some turns meet no other work.

@@ -10,7 +10,6 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from stream_state.credentials import StaticKeys
 from stream_state.lookup import Lookup
 from stream_state.model import Target
 from stream_state.queue import ResultsQueue
@@ -25,6 +24,7 @@ from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
 from tests.sandbox.server import Response
 from tests.sandbox.simulator import APP_ID, KEYS, Simulator
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import FreeLimiter
 
 REGION = "eu-central-1"

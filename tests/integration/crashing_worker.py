@@ -16,7 +16,6 @@ from typing import Any
 
 import botocore.httpsession
 
-from stream_state.credentials import StaticKeys
 from stream_state.lookup import Lookup
 from stream_state.model import Target
 from stream_state.queue import ResultsQueue
@@ -28,6 +27,7 @@ from stream_state.table import StateTable
 from stream_state.telling import Teller
 from stream_state.transport import BoundedAdapter
 from tests.sandbox.simulator import KEYS
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import FreeLimiter
 
 

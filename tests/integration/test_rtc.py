@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from stream_state.credentials import StaticKeys
 from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
 from stream_state.model import Target
 from stream_state.rtc import MAX_BODY_BYTES, MAX_TRIES, RtcClient
@@ -38,6 +37,7 @@ from tests.sandbox.simulator import (
     reset,
     states,
 )
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import FreeLimiter
 
 TARGET = Target(APP_ID, "class-1", "teacher")

@@ -55,13 +55,13 @@ def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
     sys.path.insert(0, str(PACKAGE))
     os.environ.setdefault("POWERTOOLS_LOG_LEVEL", "WARNING")
     # Imported here because the other subcommands must not need the package that they show from outside.
-    from stream_state.credentials import StaticKeys
     from stream_state.errors import StreamStateError
     from stream_state.local_limiter import LocalLimiter
     from stream_state.model import Target
     from stream_state.rtc import RtcClient
     from stream_state.settings import Settings, SettingsError
     from stream_state.signing import SigningKeys
+    from tests.sandbox.static_keys import StaticKeys
 
     access_key, secret_key, token, app_ids = map(
         os.environ.get,

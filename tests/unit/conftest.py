@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from stream_state import observability
-from stream_state.credentials import StaticKeys
 from stream_state.model import Target
 from stream_state.rtc import RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FakeQueue, FreeLimiter
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -303,6 +303,11 @@ BAD_BODIES = ["", "{", "null", "[]", '"text"', "7", '{"a":' * 5000, '{"targets":
 MALFORMED: list[tuple[str, object, dict[str, str]]] = [
     *((route, {"targets": value}, {}) for route in (QUERY, POST_WATCHES) for value in BAD_TARGETS),
     *((route, body, {}) for route in (QUERY, POST_WATCHES) for body in (*BAD_BODIES, {}, {"more": 1})),
+    *(
+        (route, {"targets": [IDS]}, {name: APP_ID})
+        for route in (QUERY, POST_WATCHES)
+        for name in ("app_id", "max_age", "expires_in", "more")
+    ),
     *((QUERY, {"targets": [IDS], "max_age": value}, {}) for value in (-1, 3601, 1.5, "5", True, None, [])),
     *(
         (POST_WATCHES, {"targets": [IDS], "expires_in": value}, {})

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from stream_state.errors import InvalidTarget, QuotaExceeded
-from stream_state.gateway import Request, json_response, page_key, page_response, problem_response, whole_number
+from stream_state.gateway import (
+    MAX_BODY_BYTES,
+    Request,
+    json_response,
+    page_key,
+    page_response,
+    problem_response,
+    whole_number,
+)
 from stream_state.model import Target
 
 APP_IDS = ("app-1", "app-2")
@@ -116,7 +124,7 @@ def test_a_body_is_read_plain_or_encoded(event: dict[str, Any]) -> None:
 )
 def test_a_body_that_is_empty_stands_for_the_default(event: dict[str, Any]) -> None:
     assert Request(event).json({"a"}, default="{}") == {}
-    with pytest.raises(InvalidTarget, match=r"^the body must be JSON"):
+    with pytest.raises(InvalidTarget, match=r"^the body is not JSON"):
         Request(event).json({"a"})
 
 
@@ -137,6 +145,10 @@ def test_a_body_that_is_empty_stands_for_the_default(event: dict[str, Any]) -> N
         ),
         ("x" * 2**20, False, 413),
         (encoded("x" * 2**20), True, 413),
+        ("x" * MAX_BODY_BYTES, False, 400),
+        ("x" * (MAX_BODY_BYTES + 1), False, 413),
+        *((encoded("x" * (MAX_BODY_BYTES - less)), True, 400) for less in range(3)),
+        *((encoded("x" * (MAX_BODY_BYTES + more)), True, 413) for more in (1, 2, 3)),
         ("教" * 200_000, False, 413),
     ],
     ids=count(),
@@ -162,14 +174,22 @@ def test_a_number_in_a_query_is_whole_and_short(text: str, number: int | str) ->
 
 
 @pytest.mark.parametrize(
-    "key", ["teacher", "x" * 128, "app-1#class-1#teacher", f"{'应' * 128}#class-1#teacher", "a#b#room#user"]
+    ("key", "parts"),
+    [
+        ("teacher", 1),
+        ("x" * 128, 1),
+        ("app-1#class-1#teacher", 3),
+        (f"{'应' * 128}#class-1#teacher", 3),
+        ("a#b#room#user", 3),
+    ],
+    ids=count(),
 )
-def test_a_page_goes_on_after_the_key_that_the_last_one_gave(key: str) -> None:
+def test_a_page_goes_on_after_the_key_that_the_last_one_gave(key: str, parts: int) -> None:
     response = page_response("results", [], key)
     token = json.loads(response["body"])["next_token"]
 
-    assert page_key({"next_token": token}) == key
-    assert page_key({}) is None
+    assert page_key({"next_token": token}, parts) == key
+    assert page_key({}, parts) is None
     assert json.loads(page_response("results", [], None)["body"]) == {"results": [], "next_token": None}
 
 
@@ -182,9 +202,51 @@ def test_a_page_goes_on_after_the_key_that_the_last_one_gave(key: str) -> None:
     ],
     ids=count(),
 )
-def test_a_token_that_the_api_did_not_give_is_refused(token: str) -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_token_that_the_api_did_not_give_is_refused(token: str, parts: int) -> None:
     with pytest.raises(InvalidTarget, match=r"^next_token is not one that this API gave\.$"):
-        page_key({"next_token": token})
+        page_key({"next_token": token}, parts)
+
+
+@pytest.mark.parametrize(("key", "parts"), [("teacher", 3), ("class-1#teacher", 3), ("app-1#class-1#teacher", 1)])
+def test_a_token_of_another_list_is_refused(key: str, parts: int) -> None:
+    with pytest.raises(InvalidTarget, match=r"^next_token is not one that this API gave\.$"):
+        page_key({"next_token": encoded(key)}, parts)
+
+
+@pytest.mark.parametrize(
+    ("event", "instance"),
+    [
+        ({"rawPath": "/rooms/a@b._-/users/x"}, "/rooms/a@b._-/users/x"),
+        ({"rawPath": "/rooms/a b/users/教"}, "/rooms/a%20b/users/%E6%95%99"),
+        ({"rawPath": "/rooms/a%20b"}, "/rooms/a%20b"),
+        ({"rawPath": '/rooms/\ud800"?'}, "/rooms/%3F%22%3F"),
+        ({"path": "/rooms/a%20b/users/x"}, "/rooms/a%20b/users/x"),
+    ],
+    ids=count(),
+)
+def test_a_problem_names_the_path_as_a_uri(event: dict[str, str], instance: str) -> None:
+    response = problem_response(QuotaExceeded("No slot."), {"requestContext": {}, **event})
+
+    assert json.loads(response["body"])["instance"] == instance
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("{", "is not JSON at line 1, column 2."),
+        ("", "is not JSON at line 1, column 1."),
+        ('{"a": 1,\n "a": 2}', "names a member twice."),
+        ('{"a": NaN}', "holds NaN, which is not JSON."),
+        ('{"a": -1e999}', "holds a number that is too large."),
+        ("[" * 100_000, "is not JSON that can be read: it is nested too deeply"),
+        ("9" * 5000, "is not JSON that can be read: it is nested too deeply, a number is too long"),
+    ],
+    ids=count(),
+)
+def test_a_body_that_is_not_json_is_told_what_is_wrong_with_it(body: str, complaint: str) -> None:
+    with pytest.raises(InvalidTarget, match=f"^the body {complaint}"):
+        Request({"body": body}).json({"a"})
 
 
 def test_no_response_is_kept_by_a_cache() -> None:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_state.credentials import StaticKeys
 from stream_state.errors import RtcProtocolError, StreamStateError, TargetNotFound
 from stream_state.model import Medium, StreamState, Target
 from stream_state.rtc import MAX_BODY_BYTES, RtcClient
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FreeLimiter, Reply
 
 DEADLINE = 1_010.0

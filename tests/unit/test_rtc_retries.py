@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from stream_state.credentials import SecretKeys, StaticKeys
+from stream_state.credentials import SecretKeys
 from stream_state.errors import (
     CredentialsUnavailable,
     QuotaExceeded,
@@ -24,6 +24,7 @@ from stream_state.model import Target
 from stream_state.observability import publish_metrics
 from stream_state.rtc import MAX_TRIES, RENEW_SECONDS, RtcClient
 from stream_state.signing import SigningKeys
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FakeSecrets, FreeLimiter, Reply
 
 DEADLINE = 1_030.0

@@ -10,12 +10,12 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from stream_state.credentials import StaticKeys
 from stream_state.errors import StreamStateError
 from stream_state.model import Target, problem_message
 from stream_state.observability import log_error, publish_metrics
 from stream_state.rtc import RtcClient
 from stream_state.signing import SigningKeys
+from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import FakeAdapter, Reply
 
 CANARIES = ("CANARY-ACCESS-KEY", "CANARY-SECRET-KEY==", "CANARY/SESSION+TOKEN")

@@ -19,7 +19,7 @@ from stream_state.queue import MAX_BATCH_ENTRIES
 from stream_state.settings import Settings
 from stream_state.table import STATE_LIFE_SECONDS, StateTable
 from stream_state.telling import Outgoing, Teller
-from stream_state.validation import invalid, parse_id, parse_json
+from stream_state.validation import JsonError, invalid, parse_id, parse_json
 from stream_state.watch_list import DEFAULT_WATCH_SECONDS, WatchList
 
 MAX_AHEAD_SECONDS = 900
@@ -137,8 +137,8 @@ class Callback:
         """The event in the text; None for one that is of no interest here."""
         try:
             body = parse_json(text)
-        except ValueError:
-            raise _refused("the body must be JSON in which no name is given twice") from None
+        except JsonError as error:
+            raise _refused(f"the body {error}") from None
         names = (*_SIGNED, "Signature")
         if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
             raise _refused(f"the body must be an object with the texts {', '.join(names)}")

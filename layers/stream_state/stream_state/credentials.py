@@ -13,7 +13,7 @@ from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, Stre
 from stream_state.observability import logger, record
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys
-from stream_state.validation import parse_json
+from stream_state.validation import JsonError, parse_json
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -169,21 +169,6 @@ class CallbackKeys(CachedSecret[tuple[str, ...]]):
         return tuple(key for key in keys if key)
 
 
-class StaticKeys:
-    """Signing keys that never change, for use outside of AWS."""
-
-    def __init__(self, keys: SigningKeys) -> None:
-        self._keys = keys
-
-    def keys(self) -> SigningKeys:
-        """The keys."""
-        return self._keys
-
-    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:  # noqa: ARG002 (the protocol's)
-        """The keys: there are no others."""
-        return self._keys
-
-
 def parse_keys(text: str | None) -> SigningKeys:
     """The signing keys in a secret's text; `CredentialsInvalid` says what is wrong with it, never what it holds."""
     secret = _object(text)
@@ -198,8 +183,8 @@ def _object(text: str | None) -> Mapping[str, Any]:
         raise _malformed("is binary; store it as text")
     try:
         secret = parse_json(text)
-    except ValueError:
-        raise _malformed("is not JSON") from None
+    except JsonError as error:
+        raise _malformed(str(error)) from None
     if not isinstance(secret, dict):
         raise _malformed("is not a JSON object")
     return secret

@@ -5,14 +5,16 @@ import json
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.model import Target
-from stream_state.validation import invalid, parse_app_id, parse_id, parse_json, parse_object, parse_path_id
+from stream_state.validation import JsonError, invalid, parse_app_id, parse_id, parse_json, parse_object, parse_path_id
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_TOKEN_LENGTH = 1024
+# What stands in a path as it is (RFC 3986), besides letters and digits; the % of a path that is encoded already too.
+_IN_PATHS = "/-._~!$&'()*+,;=:@%"
 
 # What API Gateway makes an HTTP response of, for both payload versions.
 type Response = dict[str, Any]
@@ -54,27 +56,27 @@ class Request:
         headers = {name.lower(): value for name, value in (self._event.get("headers") or {}).items()}
         if "json" not in headers.get("content-type", "json").lower():
             raise invalid("the body", "must be of the content type application/json")
-        try:
-            return self._body()
-        except ValueError:
-            raise invalid("the body", "must be UTF-8") from None
+        return self._body()
 
     def json(self, known: Collection[str], default: str = "") -> Mapping[str, Any]:
         """The body's object; an empty body stands for `default`."""
         try:
             value = parse_json(self._body() or default)
-        except ValueError:
-            raise invalid("the body", "must be JSON in which no name is given twice") from None
+        except JsonError as error:
+            raise invalid("the body", str(error)) from None
         return parse_object(value, known, "the body")
 
     def _body(self) -> str:
         body: str = self._event.get("body") or ""
         encoded = self._event.get("isBase64Encoded")
-        size = len(body) * 3 // 4 if encoded else len(body.encode(errors="surrogatepass"))
+        size = len(body) * 3 // 4 - body[-2:].count("=") if encoded else len(body.encode(errors="surrogatepass"))
         if size > MAX_BODY_BYTES:
             detail = f"The body is larger than {MAX_BODY_BYTES} bytes."
             raise InvalidTarget(detail, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return base64.b64decode(body, validate=True).decode() if encoded else body
+        try:
+            return base64.b64decode(body, validate=True).decode() if encoded else body
+        except ValueError:
+            raise invalid("the body", "must be UTF-8") from None
 
 
 def route(event: Any) -> str:
@@ -92,8 +94,8 @@ def whole_number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < len("10000") else text
 
 
-def page_key(options: Mapping[str, str]) -> str | None:
-    """The key in a `next_token`, None for the first page."""
+def page_key(options: Mapping[str, str], parts: int) -> str | None:
+    """The key in a `next_token`, None for the first page; keys of the list asked for have so many parts."""
     if "next_token" not in options:
         return None
     token = options["next_token"]
@@ -101,8 +103,11 @@ def page_key(options: Mapping[str, str]) -> str | None:
         if len(token) > MAX_TOKEN_LENGTH:
             raise invalid("next_token", "is too long")
         key = base64.b64decode(token, altchars=b"-_", validate=True).decode()
-        # The last two parts of a key are ids; without this check DynamoDB would be asked with a key it refuses.
-        for part in key.split("#")[-2:]:
+        # DynamoDB refuses some keys, and after one of another list nothing would be found. Only an AppId can hold a #.
+        found = key.rsplit("#", parts - 1)
+        if len(found) < parts:
+            raise invalid("next_token", "is of another list")
+        for part in found[-2:]:
             parse_id(part, "next_token")
     except (ValueError, InvalidTarget):
         raise invalid("next_token", "is not one that this API gave") from None
@@ -128,5 +133,7 @@ def page_response(name: str, entries: list[dict[str, Any]], next_key: str | None
 def problem_response(error: StreamStateError, event: Mapping[str, Any]) -> Response:
     """An error as a problem document."""
     request_id = event["requestContext"].get("requestId")
-    document = error.problem(instance=event.get("rawPath", event.get("path")), request_id=request_id)
+    # Payload 2.0 has the path decoded; a problem has it as a URI.
+    instance = quote(event.get("rawPath") or event.get("path") or "/", _IN_PATHS, errors="replace")
+    document = error.problem(instance=instance, request_id=request_id)
     return json_response(error.http_status, document, "application/problem+json", error.retry_after)

@@ -96,7 +96,8 @@ class TableLimiter:
         self._sleep = sleep
         self._jitter = jitter
         self._lock = threading.Lock()
-        # The first in the queue asks the table for all; the others wait until they have an answer or are the first.
+        # The first in the queue asks the table for all; the others wait until they have an answer or are the first. The
+        # lock guards the queue; what stands below it is changed by the first alone.
         self._queue: list[_Caller] = []
         self._down_until_us = 0
         self._turn_us = 0

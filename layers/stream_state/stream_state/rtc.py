@@ -31,7 +31,7 @@ from stream_state.quota import Function, Limiter, TableLimiter
 from stream_state.settings import Settings
 from stream_state.signing import SigningKeys, VolcengineAuth
 from stream_state.transport import HEADERS, BoundedAdapter, in_background
-from stream_state.validation import parse_json
+from stream_state.validation import JsonError, parse_json
 
 # Calls under way at once: enough for 60 calls a second that take a second each.
 MAX_CONCURRENCY = 64
@@ -160,9 +160,7 @@ class RtcClient:
         request.method = "GET"
         request.url = f"{self._url}&AppId={quote(target.app_id, '')}&RoomId={target.room_id}&UserId={target.user_id}"
         request.url += "&Version=2020-12-01"
-        request.headers = CaseInsensitiveDict()
-        for name, value in HEADERS.items():
-            request.headers[name] = value
+        request.headers = CaseInsensitiveDict(HEADERS)
         VolcengineAuth(keys, "rtc", self._settings.rtc_region, self._wall_clock)(request)
         try:
             return self._adapter.send(request, timeout=seconds_left)
@@ -188,7 +186,7 @@ def _read_answer(target: Target, sent_at_ms: int, response: requests.Response, s
         raise RtcProtocolError(message)
     try:
         envelope = parse_json(body)
-    except ValueError:
+    except JsonError:
         envelope = None
     metadata = _member(envelope, "ResponseMetadata")
     request_id = vendor_name(_member(metadata, "RequestId"), secrets)

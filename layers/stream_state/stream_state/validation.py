@@ -14,13 +14,22 @@ _ID = re.compile(r"[A-Za-z0-9@._-]{1,128}")
 _ILLEGAL_IN_ID = re.compile(r"[^A-Za-z0-9@._-]")
 
 
+class JsonError(ValueError):
+    """What a text breaks of the rules for JSON, as `is not JSON at line 1, column 5`; nothing of the text is in it."""
+
+
 def parse_json(text: str | bytes) -> Any:
-    """JSON without duplicate names, NaN, infinities or nesting beyond Python's limit; else `ValueError`."""
+    """JSON without duplicate names, NaN, infinities or nesting beyond Python's limit; else `JsonError`."""
     try:
         return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        message = "is nested too deeply"
-        raise ValueError(message) from None
+    except JsonError:
+        raise
+    except json.JSONDecodeError as error:
+        message = f"is not JSON at line {error.lineno}, column {error.colno}"
+        raise JsonError(message) from None
+    except (ValueError, RecursionError):
+        message = "is not JSON that can be read: it is nested too deeply, a number is too long, or it is not UTF-8"
+        raise JsonError(message) from None
 
 
 def parse_object(value: object, keys: Iterable[str], where: str = "") -> Mapping[str, Any]:
@@ -28,7 +37,7 @@ def parse_object(value: object, keys: Iterable[str], where: str = "") -> Mapping
     if not isinstance(value, Mapping):
         raise invalid(where or "the request", "must be an object")
     for unknown in value.keys() - set(keys):
-        names = ", ".join(sorted(keys))
+        names = ", ".join(sorted(keys)) or "none"
         raise invalid(where or "the request", f"has a member ({shown(unknown)}) that is not one of {names}")
     return value
 
@@ -47,7 +56,7 @@ def parse_id(value: object, where: str) -> str:
 def parse_path_id(value: object, where: str) -> str:
     """As `parse_id`, for an id in a path, where `.` and `..` mean something else."""
     if value in (".", ".."):
-        raise invalid(where, "cannot be . or .. in a path; POST /stream-states/query accepts them")
+        raise invalid(where, "cannot be . or .. in a path; the requests that name targets in their body accept them")
     return parse_id(value, where)
 
 
@@ -85,7 +94,7 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
         message = "names a member twice"
-        raise ValueError(message)
+        raise JsonError(message)
     return names
 
 
@@ -93,10 +102,10 @@ def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         message = "holds a number that is too large"
-        raise ValueError(message)
+        raise JsonError(message)
     return number
 
 
 def _refuse_constant(name: str) -> None:
     message = f"holds {name}, which is not JSON"
-    raise ValueError(message)
+    raise JsonError(message)

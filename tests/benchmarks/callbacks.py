@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
@@ -83,10 +84,9 @@ def measure(table: StateTable, count: int, users: int) -> Outcome:
 def over_http(server: AbstractContextManager[str], count: int, users: int) -> Outcome:
     """Measure with a real client, on one core; the server has started before and may have the others."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    with server as url:
+    with server as url, patch.dict(os.environ, {**AWS, "AWS_ENDPOINT_URL": url}):
         if cores:
             os.sched_setaffinity(0, {min(cores)})
-        os.environ.update(AWS, AWS_ENDPOINT_URL=url)
         settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "TABLE_NAME": TABLE})
         outcome = measure(StateTable.from_settings(settings, timeout_seconds=0.6, tries=2), count, users)
     if cores:

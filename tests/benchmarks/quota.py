@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
+os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
 
 from stream_state.errors import QuotaExceeded  # noqa: E402 - after the path to the package
 from stream_state.quota import Function, TableLimiter  # noqa: E402 - as above

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 
@@ -63,7 +64,7 @@ def serve_aws(ready: Any, done: Any) -> None:
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     ready.put("http://{}:{}".format(*server.get_host_and_port()))
     done.get()
@@ -85,8 +86,9 @@ def process(job: Any) -> Iterator[tuple[Any, Any]]:
 
 def throughput(targets: int, qps: float, serve_table: Callable[[Any], None] = in_memory) -> dict[str, Any]:
     """Sweep watched users at the rate, through the shared limiter, and compare with the time the rate allows."""
-    os.environ |= AWS
     with (
+        # What comes after this has a table of its own.
+        patch.dict(os.environ, AWS),
         process(serve_aws) as (aws, _),
         process(simulate) as (vendor, end_vendor),
         table(serve_table) as table_url,

@@ -22,7 +22,7 @@ from volcengine.Credentials import Credentials
 from stream_state.signing import (
     SigningKeys,
     VolcengineAuth,
-    _keyed_hash,
+    _begun_hmac,
     canonical_path,
     canonical_query,
     canonical_request,
@@ -226,11 +226,11 @@ def test_a_body_that_cannot_be_hashed_first_is_refused(body: object) -> None:
 
 
 def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
-    _keyed_hash.cache_clear()
+    _begun_hmac.cache_clear()
     at = seconds("20261123T030405Z")
     for _ in range(3):
         sign(VolcengineAuth(KEYS, "rtc", "cn-north-1", lambda: at))
-    assert _keyed_hash.cache_info().misses == 1
+    assert _begun_hmac.cache_info().misses == 1
 
     for keys, service, region, then in (
         (KEYS, "rtc", "cn-north-1", at + DAY_SECONDS),
@@ -239,11 +239,11 @@ def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
         (SigningKeys("an-access-key", "another-secret"), "rtc", "cn-north-1", at),
     ):
         sign(VolcengineAuth(keys, service, region, lambda then=then: then))
-    assert _keyed_hash.cache_info().misses == 5
+    assert _begun_hmac.cache_info().misses == 5
 
 
 def test_what_is_kept_is_bounded() -> None:
-    assert 0 < (_keyed_hash.cache_info().maxsize or 0) <= 100
+    assert 0 < (_begun_hmac.cache_info().maxsize or 0) <= 100
     assert 0 < (canonical_url.cache_info().maxsize or 0) <= 10_000
 
 

@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 ALGORITHM = "HMAC-SHA256"
 _ALWAYS_SIGNED = frozenset({"content-type", "content-md5"})
@@ -72,10 +76,12 @@ class VolcengineAuth(AuthBase):
         day = date[:8]
         scope = f"{day}/{self._region}/{self._service}/request"
         to_sign = f"{ALGORITHM}\n{date}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signature = _keyed_hash(self._keys.secret_access_key, day, self._region, self._service).copy()
-        signature.update(to_sign.encode())
+        inner, outer = _begun_hmac(self._keys.secret_access_key, day, self._region, self._service)
+        inner, outer = inner.copy(), outer.copy()
+        inner.update(to_sign.encode())
+        outer.update(inner.digest())
         credential = f"{self._keys.access_key_id}/{scope}"
-        return f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature.hexdigest()}"
+        return f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={outer.hexdigest()}"
 
 
 # Users are asked for again and again: by whoever waits for one, and by each sweep of a short list.
@@ -133,10 +139,13 @@ def signing_key(secret_access_key: str, day: str, region: str, service: str) -> 
     return key
 
 
-# To copy it takes half the time that beginning with the key does.
+# `hmac` begins with the key for each text, which takes most of its time.
 @lru_cache(maxsize=16)
-def _keyed_hash(secret_access_key: str, day: str, region: str, service: str) -> hmac.HMAC:
-    return hmac.new(signing_key(secret_access_key, day, region, service), digestmod="sha256")
+def _begun_hmac(secret_access_key: str, day: str, region: str, service: str) -> "tuple[HASH, HASH]":
+    """The two hashes of HMAC (RFC 2104), the inner one and the outer one, to which the key has been given."""
+    block = signing_key(secret_access_key, day, region, service).ljust(hashlib.sha256().block_size, b"\0")
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    return inner, outer
 
 
 @lru_cache(maxsize=16)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
-os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
 
 from stream_state.errors import QuotaExceeded  # noqa: E402 - after the path to the package
 from stream_state.quota import Function, TableLimiter  # noqa: E402 - as above
@@ -233,6 +232,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=Course.threads, help="of each sweep")
     parser.add_argument("--qps", type=float, default=Course.qps)
     parser.add_argument("--burst", type=int, default=Course.burst)
+    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"
     outcome = measure(Course(**vars(parser.parse_args())))
     print(report(outcome))
     return 0

@@ -15,17 +15,21 @@ from schemathesis.openapi.checks import MissingHeaderNotRejected, RejectedPositi
 from tests.sandbox.simulator import APP_ID, signed
 
 CALLBACK = "/callbacks/rtc"
-KEYS = ["listener-1", f"{APP_ID}#class-1#listener-1"]
+# A key after which there is a page, of each list.
+KEYS = {"/rooms/{room_id}/stream-states": "listener-1", "/watches": f"{APP_ID}#class-1#listener-1"}
 PRESENT = {"room_id": "class-1", "user_id": "teacher"}
 
 
 @schemathesis.hook
 def before_load_schema(context: HookContext, raw_schema: dict[str, Any]) -> None:
-    """Narrow what a stack is configured for, and the tokens to ones that an API gives."""
+    """Narrow what a stack is configured for, and each list's tokens to one that it gives."""
     components = raw_schema["components"]
     components["schemas"]["app_id"] = {"const": APP_ID}
-    tokens = [base64.urlsafe_b64encode(key.encode()).decode() for key in KEYS]
-    components["parameters"]["next_token"]["schema"] = {"enum": tokens}
+    reference = {"$ref": "#/components/parameters/next_token"}
+    for path, key in KEYS.items():
+        token = base64.urlsafe_b64encode(key.encode()).decode()
+        parameters = raw_schema["paths"][path]["get"]["parameters"]
+        parameters[parameters.index(reference)] = components["parameters"]["next_token"] | {"schema": {"const": token}}
 
 
 @schemathesis.hook

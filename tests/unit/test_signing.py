@@ -22,12 +22,12 @@ from volcengine.Credentials import Credentials
 from stream_state.signing import (
     SigningKeys,
     VolcengineAuth,
-    _begun_hmac,
+    _day,
     canonical_path,
     canonical_query,
     canonical_request,
     canonical_url,
-    signed_headers,
+    others_to_sign,
     signing_key,
 )
 
@@ -84,7 +84,7 @@ def test_the_canonical_request_hashes_as_in_the_vector(vector: Mapping[str, Any]
     request = sign_vector(vector)
     url = urlsplit(str(request.url))
 
-    headers = signed_headers(request.headers.lower_items()) | {"host": url.netloc}
+    headers = others_to_sign(request.headers.lower_items()) | {"host": url.netloc}
     text, _ = canonical_request("GET", url.path, url.query, headers)
 
     assert hashlib.sha256(text.encode()).hexdigest() == vector["canonical_request_hash"]
@@ -213,7 +213,7 @@ def test_a_user_in_the_address_is_not_part_of_the_host_signed() -> None:
 def test_a_header_is_signed_trimmed_also_as_bytes() -> None:
     headers = {"x-one": " a  b ", "x-two": b"\tc", "content-type": "text", "accept": "*/*"}
 
-    assert signed_headers(headers.items()) == {"x-one": "a  b", "x-two": "c", "content-type": "text"}
+    assert others_to_sign(headers.items()) == {"x-one": "a  b", "x-two": "c", "content-type": "text"}
 
 
 @pytest.mark.parametrize("body", [iter([b"part"]), io.BytesIO(b"all")], ids=["iterator", "file"])
@@ -226,11 +226,11 @@ def test_a_body_that_cannot_be_hashed_first_is_refused(body: object) -> None:
 
 
 def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
-    _begun_hmac.cache_clear()
+    _day.cache_clear()
     at = seconds("20261123T030405Z")
     for _ in range(3):
         sign(VolcengineAuth(KEYS, "rtc", "cn-north-1", lambda: at))
-    assert _begun_hmac.cache_info().misses == 1
+    assert _day.cache_info().misses == 1
 
     for keys, service, region, then in (
         (KEYS, "rtc", "cn-north-1", at + DAY_SECONDS),
@@ -239,11 +239,11 @@ def test_the_key_is_derived_once_for_a_day_region_service_and_secret() -> None:
         (SigningKeys("an-access-key", "another-secret"), "rtc", "cn-north-1", at),
     ):
         sign(VolcengineAuth(keys, service, region, lambda then=then: then))
-    assert _begun_hmac.cache_info().misses == 5
+    assert _day.cache_info().misses == 5
 
 
 def test_what_is_kept_is_bounded() -> None:
-    assert 0 < (_begun_hmac.cache_info().maxsize or 0) <= 100
+    assert 0 < (_day.cache_info().maxsize or 0) <= 100
     assert 0 < (canonical_url.cache_info().maxsize or 0) <= 10_000
 
 

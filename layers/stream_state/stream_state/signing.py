@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -60,10 +60,10 @@ class VolcengineAuth(AuthBase):
         r.url, host, path, query = canonical_url(r.url or "")
         date = _date(int(self._clock()))
         body_hash = hashlib.sha256(_body_bytes(r.body)).hexdigest() if r.body is not None else _HASH_OF_NOTHING
-        headers = signed_headers(r.headers.lower_items())
-        headers["host"] = host
-        r.headers["X-Date"] = headers["x-date"] = date
-        r.headers["X-Content-Sha256"] = headers["x-content-sha256"] = body_hash
+        headers = {"host": host, "x-content-sha256": body_hash, "x-date": date}
+        headers |= others_to_sign(r.headers.lower_items(), headers)
+        r.headers["X-Date"] = date
+        r.headers["X-Content-Sha256"] = body_hash
         if self._keys.session_token:
             r.headers["X-Security-Token"] = headers["x-security-token"] = self._keys.session_token
         elif "x-security-token" in headers:
@@ -73,10 +73,8 @@ class VolcengineAuth(AuthBase):
 
     def _authorization(self, method: str, path: str, query: str, headers: Mapping[str, str], date: str) -> str:
         canonical, names = canonical_request(method, path, query, headers)
-        day = date[:8]
-        scope = f"{day}/{self._region}/{self._service}/request"
+        scope, inner, outer = _day(date[:8], self._keys.secret_access_key, self._region, self._service)
         to_sign = f"{ALGORITHM}\n{date}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        inner, outer = _begun_hmac(self._keys.secret_access_key, day, self._region, self._service)
         inner, outer = inner.copy(), outer.copy()
         inner.update(to_sign.encode())
         outer.update(inner.digest())
@@ -114,21 +112,27 @@ def canonical_query(query: str) -> str:
     return "&".join(f"{_encoded(name)}={_encoded(value)}" for name, value in pairs)
 
 
-def signed_headers(headers: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """The headers that the signature covers, of those given with lower-case names."""
+def others_to_sign(headers: Iterable[tuple[str, str | bytes]], known: Container[str] = ()) -> dict[str, str]:
+    """The headers that the signature covers besides those that are known, of those given with lower-case names."""
     return {
         name: value.strip() if isinstance(value, str) else value.decode("latin-1").strip()
         for name, value in headers
-        if name[:2] == "x-" or name in _ALWAYS_SIGNED
+        if (name[:2] == "x-" or name in _ALWAYS_SIGNED) and name not in known
     }
 
 
 def canonical_request(method: str, path: str, query: str, headers: Mapping[str, str]) -> tuple[str, str]:
     """The text whose hash is signed, and the names of the headers in it; what is given is canonical already."""
-    names = sorted(headers)
-    lines = "".join([f"{name}:{headers[name]}\n" for name in names])
-    signed = ";".join(names)
-    return f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{headers['x-content-sha256']}", signed
+    body_hash = headers["x-content-sha256"]
+    if len(headers) == 3:  # noqa: PLR2004 (those named below, which every request has)
+        # Calls with keys that are not temporary have no others: to join these as others takes a sixth of all signing.
+        signed = "host;x-content-sha256;x-date"
+        lines = f"host:{headers['host']}\nx-content-sha256:{body_hash}\nx-date:{headers['x-date']}\n"
+    else:
+        names = sorted(headers)
+        signed = ";".join(names)
+        lines = "".join([f"{name}:{headers[name]}\n" for name in names])
+    return f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{body_hash}", signed
 
 
 def signing_key(secret_access_key: str, day: str, region: str, service: str) -> bytes:
@@ -139,13 +143,13 @@ def signing_key(secret_access_key: str, day: str, region: str, service: str) -> 
     return key
 
 
-# `hmac` begins with the key for each text, which takes most of its time.
+# `hmac` would begin with the key for each text, which takes most of its time.
 @lru_cache(maxsize=16)
-def _begun_hmac(secret_access_key: str, day: str, region: str, service: str) -> "tuple[HASH, HASH]":
-    """The two hashes of HMAC (RFC 2104), the inner one and the outer one, to which the key has been given."""
+def _day(day: str, secret_access_key: str, region: str, service: str) -> "tuple[str, HASH, HASH]":
+    """The scope of a day, and the inner and the outer hash of HMAC (RFC 2104) to which the day's key has been given."""
     block = signing_key(secret_access_key, day, region, service).ljust(hashlib.sha256().block_size, b"\0")
     inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
-    return inner, outer
+    return f"{day}/{region}/{service}/request", inner, outer
 
 
 @lru_cache(maxsize=16)

@@ -60,7 +60,7 @@ contract: build ## Hold the running API against docs/openapi.yaml in at least 5,
 faults: $(INSTALLED) ## Break everything around the functions, one fault after another: some minutes
 	@$(BIN)/python -m tests.integration.campaign
 
-bench: build ## Measure this project against what users would run otherwise: about six minutes
+bench: build ## Measure this project against what users would run otherwise: about four minutes
 	@$(BIN)/python -m tests.benchmarks
 
 importtime: build ## Show what each function imports, and how long each module takes

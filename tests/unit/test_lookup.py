@@ -63,6 +63,26 @@ def test_a_table_that_does_not_answer_in_time_keeps_no_answer_back(
     assert isinstance(outcome.known, StateUnavailable)
 
 
+def test_a_table_that_is_not_read_in_time_keeps_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a table whose reads hang
+    released = threading.Event()
+    monkeypatch.setattr(world.table, "read", lambda *_, **options: released.wait(30))
+    monkeypatch.setattr(lookup_module, "WRITE_SECONDS", 0)
+    world.rtc.say(ONE, media("video"))
+
+    # When a target is asked for, or looked up
+    (outcome,) = world.lookup.some([ONE], world.in_seconds(0.1))
+    with_max_age = world.lookup.one(ONE, world.in_seconds(0.1), 60)
+    world.lookup.queries = False
+    with pytest.raises(StateUnavailable, match="did not answer in time"):
+        world.lookup.one(ONE, world.in_seconds(0.1))
+
+    # Then what the table is not needed for is answered all the same
+    assert isinstance(outcome.answer, StreamState)
+    assert (with_max_age.source, with_max_age.publishing) == ("query", True)
+    released.set()
+
+
 def throttled(world: World, *operations: str) -> None:
     for operation in operations:
         world.dynamodb.effects[operation] = repeat(aws_error("ProvisionedThroughputExceededException"))

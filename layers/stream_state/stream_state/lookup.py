@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import batched
 from queue import Empty, SimpleQueue
 from typing import Any, Self, TypeGuard
@@ -32,8 +33,10 @@ from stream_state.transport import in_background
 IDLE_SECONDS = 1
 # Of how many targets the known states are read at once, before they are asked for.
 READ_AHEAD = 25
-# How long after its deadline a lookup may still be writing what it was told, and how long that takes at the very most.
-WRITE_SECONDS, LONGEST_WRITE_SECONDS = 3, 30
+# How long after its deadline a lookup may still be writing what it was told, or reading what is known instead.
+WRITE_SECONDS = 3
+# How long a request to the table takes at the very most, with all its tries.
+LONGEST_REQUEST_SECONDS = 30
 
 
 type Result = dict[str, Any] | StreamStateError
@@ -83,13 +86,13 @@ class Lookup:
         `deadline` in monotonic seconds. Raises the errors of `RtcClient.stream_state`.
         """
         if not self.queries:
-            outcome = self.from_table([target], nothing_known())[0]
-        elif fresh := self._fresh([target], max_age_seconds):
+            outcome = self.from_table([target], nothing_known(), deadline)[0]
+        elif fresh := self._fresh([target], max_age_seconds, deadline):
             return fresh[target].state()
         else:
             outcome = self._ask(deadline, target)
             if isinstance(outcome.answer, RtcActionRetired):
-                outcome = self.from_table([target], outcome.answer)[0]
+                outcome = self.from_table([target], outcome.answer, deadline)[0]
         if isinstance(outcome.answer, StreamStateError):
             raise outcome.answer
         return outcome.answer
@@ -97,8 +100,8 @@ class Lookup:
     def some(self, targets: Sequence[Target], deadline: float, max_age_seconds: int = 0) -> list[Outcome]:
         """What came of each target, in the order asked; a target named twice costs one call."""
         if not self.queries:
-            return self.from_table(targets, nothing_known())
-        fresh = self._fresh(targets, max_age_seconds)
+            return self.from_table(targets, nothing_known(), deadline)
+        fresh = self._fresh(targets, max_age_seconds, deadline)
         missing = [target for target in dict.fromkeys(targets) if target not in fresh]
         outcomes = {target: Outcome(target, known.state(), known) for target, known in fresh.items()}
         halt: StreamStateError = not_reached()
@@ -108,7 +111,7 @@ class Lookup:
                 log_error(outcome.answer, outcome.target)
                 halt = outcome.answer if concerns_all(outcome.answer) else halt
         if isinstance(halt, RtcActionRetired):
-            outcomes |= {outcome.target: outcome for outcome in self.from_table(missing, halt)}
+            outcomes |= {outcome.target: outcome for outcome in self.from_table(missing, halt, deadline)}
         return [outcomes.get(target) or Outcome(target, halt, halt, asked=False) for target in targets]
 
     def until(
@@ -140,13 +143,13 @@ class Lookup:
         if self.queries:
             return self._ask_each(targets, deadline)
         batches = batched(targets, MAX_BATCH_KEYS, strict=False)
-        return (outcome for batch in batches for outcome in self.from_table(batch, nothing_known()))
+        return (outcome for batch in batches for outcome in self.from_table(batch, nothing_known(), deadline))
 
     def _ask_each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome | None]:
         asking = _Asking(lambda *about: self._ask(deadline, *about))
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             under_way = 0
-            for target, known in self._with_known(targets):
+            for target, known in self._with_known(targets, deadline):
                 if asking.halt or self._clock() + MIN_CALL_SECONDS > deadline:
                     break
                 pool.submit(asking.ask, target, known).add_done_callback(asking.done.put)
@@ -157,11 +160,11 @@ class Lookup:
             for _ in range(under_way):
                 yield from asking.next_done()
 
-    def _with_known(self, targets: Iterable[Target]) -> Iterator[tuple[Target, Known | None]]:
+    def _with_known(self, targets: Iterable[Target], deadline: float) -> Iterator[tuple[Target, Known | None]]:
         """The targets, each with what is known of it; None if that could not be read."""
         for batch in batched(targets, READ_AHEAD, strict=False):
             try:
-                known = self._table.read(batch, to_merge=True)
+                known = self._in_time(partial(self._table.read, batch, to_merge=True), deadline)
             except StateUnavailable as error:
                 # Each is read once more when it is written.
                 log_error(error)
@@ -188,9 +191,9 @@ class Lookup:
             return Outcome(target, observed, after)
         return Outcome(target, after.state(observed.source, observed.rtc_request_id), after)
 
-    def from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
-        """What is known of each target without asking; `missing` where nothing is."""
-        found = self._table.read(targets)
+    def from_table(self, targets: Sequence[Target], missing: StreamStateError, deadline: float) -> list[Outcome]:
+        """What is known of each target without asking; `missing` where nothing is. Raises `StateUnavailable`."""
+        found = self._in_time(partial(self._table.read, targets), deadline + WRITE_SECONDS)
         if isinstance(missing, RtcActionRetired):
             record("RtcActionRetired")
             if found:
@@ -203,25 +206,28 @@ class Lookup:
         return StreamState.not_found(target, at_ms, error.rtc_request_id)
 
     def _remember(self, observed: StreamState, known: Known | None, deadline: float) -> Known | StateUnavailable:
-        left = max(deadline + WRITE_SECONDS - self._clock(), 0)
         try:
-            if left > LONGEST_WRITE_SECONDS:
-                return self._table.observe(observed, known)
-            return in_background(lambda: self._table.observe(observed, known)).result(left)
+            return self._in_time(partial(self._table.observe, observed, known), deadline + WRITE_SECONDS)
         except StateUnavailable as error:
-            failure = error
-        except TimeoutError:
-            # The answer may still be in time, though the requests to the table would go on.
-            failure = StateUnavailable("The table of known states did not answer in time. Try again later.")
-        log_error(failure, observed.target)
-        return failure
+            log_error(error, observed.target)
+            return error
 
-    def _fresh(self, targets: Iterable[Target], max_age_seconds: int) -> dict[Target, Known]:
+    def _in_time[T](self, request: Callable[[], T], until: float) -> T:
+        """What a request to the table gives; `StateUnavailable` if it fails, or goes on at that time."""
+        left = max(until - self._clock(), 0)
+        if left > LONGEST_REQUEST_SECONDS:
+            return request()
+        try:
+            return in_background(request).result(left)
+        except TimeoutError:
+            raise StateUnavailable("The table of known states did not answer in time. Try again later.") from None
+
+    def _fresh(self, targets: Iterable[Target], max_age_seconds: int, deadline: float) -> dict[Target, Known]:
         """What is known of those targets whose four media are all known as of `max_age_seconds` ago or later."""
         if not max_age_seconds:
             return {}
         try:
-            found = self._table.read(targets)
+            found = self._in_time(partial(self._table.read, targets), deadline + WRITE_SECONDS)
         except StateUnavailable as error:
             # The vendor can still be asked.
             log_error(error)

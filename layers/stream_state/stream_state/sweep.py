@@ -120,7 +120,7 @@ class Sweep:
             report.take_given(outcome)
         report.asking_ends()
         if isinstance(missing, RtcActionRetired):
-            for outcome in self._lookup.from_table(list(waiting), missing):
+            for outcome in self._lookup.from_table(list(waiting), missing, calls_deadline):
                 report.take_given(outcome)
             waiting.clear()
         for target, error in waiting.items():

@@ -15,18 +15,16 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-import certifi
 import requests
 from requests import PreparedRequest
 from requests.adapters import BaseAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util import wait_for_read
 
 from stream_state.signing import canonical_url
 
 # No compressed bodies, so that the size read is the size sent.
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
-# Not the machine's, which the environment may name.
-CA_BUNDLE = certifi.where()
 # How much longer than its body an answer may be: chunks of a byte take six.
 MAX_OVERHEAD = 8
 
@@ -34,8 +32,8 @@ MAX_OVERHEAD = 8
 class BoundedAdapter(BaseAdapter):
     """An adapter of `requests` for GET requests to one host; safe to share among threads.
 
-    The adapter that `requests` brings bounds each read, not their sum, and takes twice the processor time. This one
-    takes neither proxies nor certificates from the environment, keeps no cookies and follows no redirects.
+    The adapter that `requests` brings bounds each read, not their sum, and looks for what these requests never have.
+    This one takes neither proxies nor certificates from the environment, keeps no cookies and follows no redirects.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class BoundedAdapter(BaseAdapter):
         connect_seconds: float,
         read_seconds: float,
         max_body_bytes: int,
-        ca_file: str = CA_BUNDLE,
+        ca_file: str = DEFAULT_CA_BUNDLE_PATH,
     ) -> None:
         super().__init__()
         url = urlsplit(endpoint)

@@ -54,7 +54,7 @@ test: build ## Run the unit, integration and end-to-end tests with coverage
 unit: $(INSTALLED) ## Run the unit tests alone
 	@$(PYTEST) tests/unit
 
-contract: build ## Hold the running API against docs/openapi.yaml in at least 5,000 cases: about five minutes
+contract: build ## Hold the running API against docs/openapi.yaml in at least 5,000 cases: about four minutes
 	@$(BIN)/python -m tests.e2e.contract
 
 faults: $(INSTALLED) ## Break everything around the functions, one fault after another: some minutes

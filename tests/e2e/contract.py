@@ -21,7 +21,7 @@ DOCUMENT = REPOSITORY / "docs" / "openapi.yaml"
 COMMAND = [Path(sys.executable).with_name("schemathesis"), "--config-file", Path(__file__).with_suffix(".toml")]
 IN_JSON = [("Content-Type", "application/json")]
 # What `make contract` runs, and how many cases that must come to.
-LONG_FORM = ("--max-examples", "400")
+LONG_FORM = ("--max-examples", "600")
 LEAST_CASES = 5_000
 
 

@@ -15,8 +15,12 @@ from schemathesis.openapi.checks import MissingHeaderNotRejected, RejectedPositi
 from tests.sandbox.simulator import APP_ID, signed
 
 CALLBACK = "/callbacks/rtc"
-# A key after which there is a page, of each list.
-KEYS = {"/rooms/{room_id}/stream-states": "listener-1", "/watches": f"{APP_ID}#class-1#listener-1"}
+# The users after whom a page begins, and the keys of each list for them.
+USERS = ("listener-1", "listener-2")
+KEYS = {
+    "/rooms/{room_id}/stream-states": USERS,
+    "/watches": tuple(f"{APP_ID}#class-1#{user}" for user in USERS),
+}
 PRESENT = {"room_id": "class-1", "user_id": "teacher"}
 
 
@@ -26,10 +30,10 @@ def before_load_schema(context: HookContext, raw_schema: dict[str, Any]) -> None
     components = raw_schema["components"]
     components["schemas"]["app_id"] = {"const": APP_ID}
     reference = {"$ref": "#/components/parameters/next_token"}
-    for path, key in KEYS.items():
-        token = base64.urlsafe_b64encode(key.encode()).decode()
+    for path, keys in KEYS.items():
+        tokens = [base64.urlsafe_b64encode(key.encode()).decode() for key in keys]
         parameters = raw_schema["paths"][path]["get"]["parameters"]
-        parameters[parameters.index(reference)] = components["parameters"]["next_token"] | {"schema": {"const": token}}
+        parameters[parameters.index(reference)] = components["parameters"]["next_token"] | {"schema": {"enum": tokens}}
 
 
 @schemathesis.hook

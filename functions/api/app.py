@@ -5,20 +5,10 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stream_state.errors import InvalidTarget, StreamStateError
-from stream_state.gateway import (
-    Request,
-    Response,
-    json_response,
-    page_key,
-    page_response,
-    problem_response,
-    route,
-    whole_number,
-)
+from stream_state.gateway import Request, Response, json_response, page_key, page_response, respond, whole_number
 from stream_state.lookup import Lookup, deadline, item
 from stream_state.model import parse_targets
-from stream_state.observability import entry_point, log_error, logger
+from stream_state.observability import entry_point, logger
 from stream_state.settings import Settings
 from stream_state.table import StateTable
 from stream_state.validation import parse_max_age
@@ -94,11 +84,6 @@ def list_watches(request: Request) -> Response:
     return page_response("watches", [watch.as_dict() for watch in page.entries], page.next_key)
 
 
-def refuse_unknown_route(_: Request) -> Response:
-    """Refuse a route that is not one of these, which API Gateway does not send here of itself."""
-    raise InvalidTarget("This path and method are not part of this API.", status=HTTPStatus.NOT_FOUND)
-
-
 # API Gateway has matched the route already: a router of a framework would match it again, and load for a long time.
 ROUTES: Mapping[str, Callable[[Request], Response]] = {
     "GET /rooms/{room_id}/users/{user_id}/stream-state": get_stream_state,
@@ -114,9 +99,4 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
 @entry_point
 def lambda_handler(event: Any, context: "LambdaContext") -> Response:
     """Answer a request of API Gateway."""
-    answer = ROUTES.get(route(event), refuse_unknown_route)
-    try:
-        return answer(Request(event, deadline(context, ANSWER_SECONDS)))
-    except StreamStateError as error:
-        log_error(error)
-        return problem_response(error, event)
+    return respond(event, ROUTES, deadline(context, ANSWER_SECONDS))

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError
 _CONFIG: Mapping[str, Any] = {
     # botocore would join its own name from thirty parts for each request, a tenth of a call's processor time.
     "user_agent": "stream-state-for-volcengine-rtc",
-    # AWS checks what it is sent; so would botocore, for as long again.
+    # AWS checks what it is sent: botocore need not do so before.
     "parameter_validation": False,
 }
 

@@ -2,13 +2,14 @@
 
 import base64
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
 
 from stream_state.errors import InvalidTarget, StreamStateError
 from stream_state.model import Target
+from stream_state.observability import log_error
 from stream_state.validation import JsonError, invalid, parse_app_id, parse_id, parse_json, parse_object, parse_path_id
 
 MAX_BODY_BYTES = 256 * 1024
@@ -87,6 +88,21 @@ def route(event: Any) -> str:
         case {"resource": str(resource), "httpMethod": str(method), "requestContext": {}}:
             return f"{method} {resource}"
     raise invalid("the event", "must be a request of API Gateway, in payload format 2.0 or 1.0")
+
+
+def respond(event: Any, routes: Mapping[str, Callable[[Request], Response]], until: float) -> Response:
+    """The answer of the event's route, or its error as a problem; `InvalidTarget` for what is no request."""
+    answer = routes.get(route(event), _refuse_route)
+    try:
+        return answer(Request(event, until))
+    except StreamStateError as error:
+        log_error(error)
+        return problem_response(error, event)
+
+
+def _refuse_route(_: Request) -> Response:
+    """Refuse a route that is none of those known, which API Gateway does not send here of itself."""
+    raise InvalidTarget("This path and method are not part of this API.", status=HTTPStatus.NOT_FOUND)
 
 
 def whole_number(text: str) -> int | str:

@@ -1,4 +1,4 @@
-"""Stream states of one target, of some, or of many in turn: asked for, remembered, and told to the queue."""
+"""Stream states of one target, of some, or of many in turn: asked for and remembered."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

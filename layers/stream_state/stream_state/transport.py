@@ -183,7 +183,7 @@ def in_background[T](function: Callable[[], T]) -> Future[T]:
     def call() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 (raised by `result`)
+        except BaseException as error:  # noqa: BLE001 (whatever it is, who waits is to have it: `result` raises it)
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()

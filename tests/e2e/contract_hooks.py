@@ -26,7 +26,7 @@ PRESENT = {"room_id": "class-1", "user_id": "teacher"}
 
 @schemathesis.hook
 def before_load_schema(context: HookContext, raw_schema: dict[str, Any]) -> None:
-    """Narrow what a stack is configured for, and each list's tokens to one that it gives."""
+    """Narrow what a stack is configured for, and each list's tokens to ones that it gives."""
     components = raw_schema["components"]
     components["schemas"]["app_id"] = {"const": APP_ID}
     reference = {"$ref": "#/components/parameters/next_token"}

@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit contract faults bench importtime lint security format build deploy lock clean
+.PHONY: help run serve query test unit contract faults truth bench importtime lint security format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -60,6 +60,9 @@ contract: build ## Hold the running API against docs/openapi.yaml in at least 5,
 faults: $(INSTALLED) ## Break everything around the functions, one fault after another: some minutes
 	@$(BIN)/python -m tests.integration.campaign
 
+truth: $(INSTALLED) ## Judge 20,000 random histories of users by a model of what is true: some minutes
+	@$(BIN)/python -m tests.integration.truth
+
 bench: build ## Measure this project against what users would run otherwise: about four minutes
 	@$(BIN)/python -m tests.benchmarks
 
@@ -82,7 +85,7 @@ lint: $(INSTALLED) ## Check format, style, types, import order, template and loc
 	@$(EXPORT_REQUIREMENTS) | diff $(REQUIREMENTS) - || { echo "$(REQUIREMENTS) does not match uv.lock: run make lock."; exit 1; }
 	@echo "All checks passed."
 
-# Checkov leaves out what a condition leaves out: it looks at the template a second time, with pushed events.
+# Checkov skips resources whose condition does not hold: it reads the template a second time, with EnableCallbacks.
 security: $(CHECKOV)/.installed ## Check the template for security (checkov)
 	@mkdir -p .aws-sam/security
 	@sed '/^  EnableCallbacks:/,/Default:/s/"false"/"true"/' template.yaml > .aws-sam/security/template.yaml

@@ -5,72 +5,80 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stream_state.gateway import Request, Response, json_response, page_key, page_response, respond, whole_number
-from stream_state.lookup import Lookup, deadline, item
-from stream_state.model import parse_targets
+from stream_state.adapters.api_gateway import (
+    Request,
+    Response,
+    json_response,
+    page_key,
+    page_response,
+    respond,
+    whole_number,
+)
+from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.table import RESERVE_SECONDS, Table
+from stream_state.adapters.watch_list import WatchList, parse_expires_in
+from stream_state.domain.documents import Answer
+from stream_state.domain.outcomes import item
+from stream_state.domain.parsing import parse_max_age, parse_targets
+from stream_state.domain.requests import MAX_TARGETS
 from stream_state.observability import entry_point, logger
+from stream_state.services.lookup import Lookup, deadline_of
 from stream_state.settings import Settings
-from stream_state.table import StateTable
-from stream_state.validation import parse_max_age
-from stream_state.watch_list import WatchList, parse_expires_in
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-MAX_TARGETS = 100
-# Kept of the time, to write what the last calls told, and to answer.
-ANSWER_SECONDS = 4
-
 settings = Settings.from_environment(os.environ)
-table = StateTable.from_settings(settings)
+table = Table.from_settings(settings)
+store = StateStore.from_settings(settings, table)
 watch_list = WatchList(table)
-lookup = Lookup.from_settings(settings, table, "api")
+lookup = Lookup.from_settings(settings, store, "api")
 
 
 def get_stream_state(request: Request) -> Response:
-    """Tell the state of one user."""
-    options = request.query({"app_id", "max_age"})
-    target = request.target(options, settings.rtc_app_ids)
-    max_age_seconds = parse_max_age(whole_number(options.get("max_age", "0")))
-    state = lookup.one(target, request.until, max_age_seconds)
-    keys = {**target.as_dict(), "source": state.source, "rtc_request_id": state.rtc_request_id}
-    logger.info("Answered.", extra=keys)
-    return json_response(HTTPStatus.OK, state.answer())
+    """Answer for one user."""
+    query = request.query({"app_id", "max_age"})
+    target = request.target(query, settings.rtc_app_ids)
+    max_age_seconds = parse_max_age(whole_number(query.get("max_age", "0")))
+    logger.append_keys(**target.as_dict())
+    answer = lookup.one(target, request.deadline, max_age_seconds)
+    logger.info("Answered.", extra={"source": answer.source, "rtc_request_id": answer.rtc_request_id})
+    return json_response(HTTPStatus.OK, answer.document())
 
 
 def query_stream_states(request: Request) -> Response:
-    """Tell the states of several users, each an answer or a problem."""
+    """Answer for several users, each with its state or a problem."""
     request.query(())
     body = request.json({"targets", "max_age"})
     targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
-    max_age_seconds = parse_max_age(body.get("max_age", 0))
-    outcomes = lookup.some(targets, request.until, max_age_seconds)
+    outcomes = lookup.some(targets, request.deadline, parse_max_age(body.get("max_age", 0)))
     return json_response(HTTPStatus.OK, {"results": [item(outcome.target, outcome.result()) for outcome in outcomes]})
 
 
 def list_room_states(request: Request) -> Response:
-    """List what is known of a room's users, without a call to the vendor."""
-    options = request.query({"app_id", "next_token"})
-    app_id = request.app_id(options, settings.rtc_app_ids)
-    page = table.room(app_id, request.path_id("room_id"), page_key(options, parts=1))
-    return page_response("results", [known.state().answer() for known in page.entries], page.next_key)
+    """List the last known states of a room's users, without a call to the vendor."""
+    query = request.query({"app_id", "next_token"})
+    app_id = request.app_id(query, settings.rtc_app_ids)
+    page = store.room(app_id, request.path_id("room_id"), page_key(query, parts=1))
+    answers = [Answer(record.target, record.state).document() for record in page.entries]
+    return page_response("results", answers, page.next_key)
 
 
 def put_watch(request: Request) -> Response:
-    """Have sweeps ask for a user until the watch expires."""
+    """Have sweeps ask about a user until the watch expires."""
     target = request.target(request.query({"app_id"}), settings.rtc_app_ids)
     (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
     return json_response(HTTPStatus.OK, watch.as_dict())
 
 
 def delete_watch(request: Request) -> Response:
-    """Have sweeps ask for a user no more."""
+    """Have sweeps ask about a user no more."""
     watch_list.remove(request.target(request.query({"app_id"}), settings.rtc_app_ids))
     return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
 
 
 def post_watches(request: Request) -> Response:
-    """Have sweeps ask for several users until their watches expire."""
+    """Have sweeps ask about several users until their watches expire."""
     request.query(())
     body = request.json({"targets", "expires_in"})
     targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
@@ -84,7 +92,7 @@ def list_watches(request: Request) -> Response:
     return page_response("watches", [watch.as_dict() for watch in page.entries], page.next_key)
 
 
-# API Gateway has matched the route already: a router of a framework would match it again, and load for a long time.
+# API Gateway has matched the route already: a framework's router would match it again, and takes long to load.
 ROUTES: Mapping[str, Callable[[Request], Response]] = {
     "GET /rooms/{room_id}/users/{user_id}/stream-state": get_stream_state,
     "POST /stream-states/query": query_stream_states,
@@ -99,4 +107,4 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
 @entry_point
 def lambda_handler(event: Any, context: "LambdaContext") -> Response:
     """Answer a request of API Gateway."""
-    return respond(event, ROUTES, deadline(context, ANSWER_SECONDS))
+    return respond(event, ROUTES, deadline_of(context, RESERVE_SECONDS))

@@ -1,82 +1,109 @@
-"""The vendor's pushed events, from API Gateway, and from the queue of those that could not be taken in at once."""
+"""The vendor's callback events, from API Gateway and from the retry queue, and the rechecks in that queue."""
 
 import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stream_state.callback import REASONS, Callback
-from stream_state.errors import DeliveryFailed, InvalidTarget, StreamStateError
-from stream_state.gateway import Request, json_response, problem_response
-from stream_state.lookup import deadline
-from stream_state.observability import entry_point, log_error, logger, record
-from stream_state.queue import ARRIVED, RetryQueue
+from stream_state.adapters.api_gateway import Request, json_response, problem_response, route
+from stream_state.adapters.queues import RetryQueue, messages_of, parse_recheck
+from stream_state.errors import CredentialsUnavailable, InvalidRequest, StreamStateError
+from stream_state.observability import entry_point, log_error, logger, record, record_error
+from stream_state.services.callbacks import Callbacks
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-# The vendor gives up after 5 s: what is not done before this is kept for later, which takes 1.4 s at most.
-TAKE_SECONDS = 3
+    from stream_state.adapters.queues import QueueMessage
+    from stream_state.services.lookup import Lookup
+
+# The vendor gives up after 5 s: an event that is not done before this goes to the retry queue, which takes 1.4 s.
+RECEIVE_SECONDS = 3
 # The end of a room stops, and nothing more is sent, while there is time to answer.
 STOP_SECONDS = 2.5
+# The function's own time that is kept to answer for a batch of the retry queue.
+RESERVE_SECONDS = 1
+# The dimension of `CallbackRefused`, by the HTTP status of the refusal.
+REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}
+# A message of the retry queue that is refused so often is refused for good.
+MAX_REFUSALS = 3
 
 settings = Settings.from_environment(os.environ)
-callback = Callback.from_settings(settings)
+callbacks = Callbacks.from_settings(settings)
 retry_queue = RetryQueue.from_settings(settings)
-# Time-outs of the clients do not bound the whole: looking up a name has none, and an answer may come byte by byte. More
-# than one thread, since one that hangs must not keep the next event waiting.
+# Time-outs of the clients do not bound the whole. With several threads, one that hangs keeps no other event waiting.
 workers = ThreadPoolExecutor(4)
 
 
 @entry_point
 def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
-    """Take in the event of a request, or those of a batch of the retry queue."""
-    if "Records" in event:
-        until = deadline(context, reserve_seconds=1)
-        failed = [message["messageId"] for message in event["Records"] if not taken_again(message, until)]
+    """Receive the event of a request, or the messages of a batch of the retry queue."""
+    if isinstance(event, Mapping) and "Records" in event:
+        deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
+        failed = [message.id for message in messages_of(event) if not receive_again(message, deadline)]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+    route(event)
     try:
-        take(Request(event).event_text())
+        request = Request(event)
+        receive(request.event_text(), request.received_at_ms)
     except StreamStateError as error:
         log_refusal(error)
         return problem_response(error, event)
     return json_response(HTTPStatus.OK, {})
 
 
-def take(text: str) -> None:
-    """Take in a pushed event; one that cannot be stored or told now is kept for later."""
-    arrived_at_ms = int(time.time() * 1000)
-    done = None
+def receive(text: str, received_at_ms: int) -> None:
+    """Receive a callback event; a verified event that cannot be stored or delivered now goes to the retry queue."""
+    started = time.monotonic()
     try:
-        done = workers.submit(callback.take, text, arrived_at_ms, time.monotonic() + STOP_SECONDS).result(TAKE_SECONDS)
-    except InvalidTarget:
-        raise
+        event = workers.submit(callbacks.verified, text, received_at_ms).result(RECEIVE_SECONDS)
+    except TimeoutError:
+        raise CredentialsUnavailable("The callback key could not be read in time. Send the event again.") from None
+    is_done = False
+    try:
+        received = workers.submit(callbacks.receive, event, started + STOP_SECONDS)
+        is_done = received.result(max(started + RECEIVE_SECONDS - time.monotonic(), 0))
     except StreamStateError as error:
         log_error(error)
     except TimeoutError:
-        logger.warning("The event could not be taken in in time.")
-    if not done:
-        retry_queue.park(text, arrived_at_ms)
-    if done is False:
-        detail = "The room has more users than there was time for. The event must come again."
-        raise DeliveryFailed(detail)
+        logger.warning("The event could not be stored and delivered in time.")
+    if not is_done:
+        retry_queue.keep(text, received_at_ms)
 
 
-def taken_again(message: Mapping[str, Any], until: float) -> bool:
-    """Whether an event of the retry queue was taken in; it counts from when it first came."""
-    arrived = message["messageAttributes"].get(ARRIVED, {}).get("stringValue")
+def receive_again(message: "QueueMessage", deadline: float) -> bool:
+    """Whether a message of the retry queue is done: an event, which counts from its first arrival, or a recheck."""
     try:
-        return callback.take(message["body"], int(arrived or message["attributes"]["SentTimestamp"]), until)
+        if recheck := parse_recheck(message.body):
+            callbacks.recheck(*recheck, lookup(), retry_queue, deadline)
+            return True
+        return callbacks.receive(callbacks.verified(message.body, message.received_at_ms), deadline)
     except StreamStateError as error:
         log_refusal(error)
+        is_final = isinstance(error, InvalidRequest) and message.receive_count >= MAX_REFUSALS
+    try:
+        return is_final and retry_queue.dead_letter(message)
+    except StreamStateError as error:
+        log_error(error)
         return False
 
 
 def log_refusal(error: StreamStateError) -> None:
-    """Log why an event was not taken in, and count one that is not accepted."""
+    """Log why an event was not received, and count the reason."""
     log_error(error)
-    if isinstance(error, InvalidTarget):
-        record("CallbackRefused", reason=REASONS[error.http_status])
+    if isinstance(error, InvalidRequest | CredentialsUnavailable):
+        record("CallbackRefused", reason=REASONS[error.status])
+    if isinstance(error, CredentialsUnavailable):
+        record_error(error)
+
+
+@cache
+def lookup() -> "Lookup":
+    """The client of the vendor, loaded for the first recheck only."""
+    from stream_state.services.lookup import Lookup  # noqa: PLC0415 (most events need no vendor client)
+
+    return Lookup.from_settings(settings, callbacks.store, "callback")

@@ -1,7 +1,7 @@
-"""Takes out of a folder of packages what the functions never read: `python trim.py FOLDER`.
+"""Removes from a folder of packages the files that the functions never read: `python trim.py FOLDER`.
 
-botocore brings the descriptions of 400 services, with their documentation, and looks through the folder for each client
-that it makes. Those that are used stay, in all regions and partitions.
+botocore brings the descriptions of 400 services, with their documentation, and searches all of them for each client.
+The services that the functions use stay, in all regions and partitions.
 """
 
 import gzip
@@ -18,15 +18,15 @@ PARTS = ("service-2", "endpoint-rule-set-1")
 
 
 def without_documentation(node: Any) -> Any:
-    """The description without the texts for people; a member may be named so too, and is no text."""
+    """The description without its texts for people; a field of a service that has the name of such a text stays."""
     if isinstance(node, dict):
         kept = {name: value for name, value in node.items() if name != "documentation" or not isinstance(value, str)}
         return {name: without_documentation(value) for name, value in kept.items()}
     return [without_documentation(value) for value in node] if isinstance(node, list) else node
 
 
-def trim_data(data: Path) -> None:
-    """Rewrite botocore's data; what is unpacked here need not be at each cold start."""
+def trim_botocore(data: Path) -> None:
+    """Rewrite botocore's data, unpacked, so that no cold start has to unpack it."""
     endpoints = json.loads((data / "endpoints.json").read_bytes())
     for partition in endpoints["partitions"]:
         partition["services"] = {name: entry for name, entry in partition["services"].items() if name in SERVICES}
@@ -45,4 +45,7 @@ def trim_data(data: Path) -> None:
 
 if __name__ == "__main__":
     packages = Path(sys.argv[1])
-    trim_data(packages / "botocore" / "data")
+    trim_botocore(packages / "botocore" / "data")
+    for folder in ("data", "examples"):
+        # boto3 reads them for resources alone, and the functions use clients.
+        shutil.rmtree(packages / "boto3" / folder)

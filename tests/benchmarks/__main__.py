@@ -15,7 +15,7 @@ from statistics import median
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
-from tests.benchmarks import callbacks, quota, sweep  # noqa: E402 - after the line above, as all below
+from tests.benchmarks import callbacks, rate_limiter, sweep  # noqa: E402 - after the line above, as all below
 from tests.benchmarks.table import in_memory, table  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -86,23 +86,24 @@ def memory(targets: int) -> float:
 
 
 def long() -> list[Row]:
-    """What takes a while, and has no peer: sweeps, memory, pushed events, the shared limit."""
+    """What takes a while, and has no peer: sweeps, memory, callback events, the shared limit."""
     swept = sweep.throughput(TARGETS, QPS)
-    limited = quota.measure(quota.Course())
+    limited = rate_limiter.measure(rate_limiter.Course())
     waits = limited.of("api").waits_seconds
-    pushed = callbacks.over_http(table(in_memory), 3_000, 200)
+    received = callbacks.over_http(table(in_memory), 3_000, 200)
     return [
         (f"Sweep of {TARGETS:,} users at {QPS}/s, s (floor: users / rate)",
          {OURS: swept["duration_seconds"], FLOOR: TARGETS / QPS}, "{:.1f}"),
         ("  calls in its worst second at the vendor", {OURS: swept["worst second at the vendor"]}, "{:.0f}"),
-        ("8 sweeps and lookups: calls in the worst second", {OURS: quota.worst_window(limited.arrivals)}, "{:.0f}"),
+        ("8 sweeps and lookups: calls in the worst second",
+         {OURS: rate_limiter.worst_window(limited.arrivals)}, "{:.0f}"),
         ("  share of the rate that was used, %",
          {OURS: 100 * len(limited.slots) / (limited.course.qps * limited.course.seconds)}, "{:.1f}"),
-        ("  a lookup's wait, p99, ms", {OURS: quota.percentile(waits, 0.99) * 1000}, "{:.0f}"),
+        ("  a lookup's wait, p99, ms", {OURS: rate_limiter.percentile(waits, 0.99) * 1000}, "{:.0f}"),
         ("  lookups refused", {OURS: limited.of("api").counts["refused"]}, "{:.0f}"),
         *((f"Peak memory of a sweep of {targets:,} users, MiB", {OURS: memory(targets)}, "{:.1f}")
           for targets in (1_000, 40_000)),
-        ("Pushed events a second of one instance", {OURS: pushed.per_second}, "{:.0f}"),
+        ("Callback events a second of one instance", {OURS: received.per_second}, "{:.0f}"),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Measures how many pushed events one process takes in, one after another on one core, as a function's instance does.
+"""Measures how many callback events one process receives, one after another on one core, as a function's instance does.
 
 Against three tables: moto's DynamoDB in another process; a faster one in another process, so that it is not moto that
 is measured; and one in memory without boto3, which leaves the package alone. The queue is in memory each time.
@@ -19,17 +19,20 @@ from unittest.mock import patch
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
 
-from stream_state.callback import Callback  # noqa: E402 - after the path to the package
-from stream_state.credentials import CallbackKeys  # noqa: E402 - as above
+from stream_state.adapters.credentials import CachedSecret, parse_callback_keys  # noqa: E402 - after the path
+from stream_state.adapters.state_store import StateStore  # noqa: E402 - as above
+from stream_state.adapters.table import Table  # noqa: E402 - as above
+from stream_state.adapters.watch_list import WatchList  # noqa: E402 - as above
+from stream_state.services.callbacks import Callbacks  # noqa: E402 - as above
+from stream_state.services.delivery import Delivery  # noqa: E402 - as above
+from stream_state.services.recording import Recorder  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
-from stream_state.table import StateTable  # noqa: E402 - as above
-from stream_state.telling import Teller  # noqa: E402 - as above
-from tests.benchmarks.quota import percentile  # noqa: E402 - as above
+from tests.benchmarks.rate_limiter import percentile  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, TABLE, in_memory, moto, table  # noqa: E402 - as above
+from tests.unit.callback_world import KEY, VENDOR_NAMES, signed, stream  # noqa: E402 - as above
 from tests.unit.fakes import FakeSecrets  # noqa: E402 - as above
 from tests.unit.memory import TABLE as MEMORY  # noqa: E402 - as above
 from tests.unit.memory import MemoryQueue, MemoryTable  # noqa: E402 - as above
-from tests.unit.pushed import KEY, VENDOR_NAMES, pushed, stream  # noqa: E402 - as above
 
 PROMISED_PER_SECOND = 200
 APP_ID = "661e8f2a9b3c4d5e6f708192"
@@ -37,7 +40,7 @@ APP_ID = "661e8f2a9b3c4d5e6f708192"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How long each event took, what the processor worked on all of them, and how many messages were sent."""
+    """The time of each event, the processor time of all of them, and the number of messages."""
 
     seconds: list[float]
     processor_seconds: float
@@ -62,19 +65,27 @@ def bodies(count: int, users: int) -> Iterator[str]:
     source = random.Random(200)  # noqa: S311 - the same events each time
     for _ in range(count):
         kind = stream(source.choice([*VENDOR_NAMES]), starts=source.random() < 0.5)
-        yield pushed(kind, int(time.time() * 1000), user_id=f"user-{source.randrange(users)}")
+        yield signed(kind, int(time.time() * 1000), user_id=f"user-{source.randrange(users)}")
 
 
-def measure(table: StateTable, count: int, users: int) -> Outcome:
-    """Take in so many events; the first ones, which open the connections, do not count."""
+def measure(table: Table, count: int, users: int) -> Outcome:
+    """Receive so many events; the first ones, which open the connections, do not count."""
     queue: Any = MemoryQueue()
-    keys = CallbackKeys(FakeSecrets({"callback_key": KEY}), "key", 3600)  # type: ignore[arg-type]  # a fake
-    callback = Callback(keys, table, Teller(queue, table), [APP_ID])
+    secrets: Any = FakeSecrets({"callback_key": KEY})
+    store = StateStore(table)
+    callbacks = Callbacks(
+        CachedSecret(secrets, "key", parse_callback_keys, 3600),
+        store,
+        Recorder(store, None, delivers=True),
+        Delivery(queue, store),
+        WatchList(table),
+        [APP_ID],
+    )
     seconds: list[float] = []
     processor_seconds = 0.0
     for number, body in enumerate(bodies(count + 20, users)):
         started, worked = time.perf_counter(), time.process_time()
-        callback.take(body, int(time.time() * 1000), time.monotonic() + 3)
+        callbacks.receive(callbacks.verified(body, int(time.time() * 1000)), time.monotonic() + 3)
         if number >= 20:
             seconds.append(time.perf_counter() - started)
             processor_seconds += time.process_time() - worked
@@ -88,15 +99,15 @@ def over_http(server: AbstractContextManager[str], count: int, users: int) -> Ou
         if cores:
             os.sched_setaffinity(0, {min(cores)})
         settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "TABLE_NAME": TABLE})
-        outcome = measure(StateTable.from_settings(settings, timeout_seconds=0.6, tries=2), count, users)
+        outcome = measure(Table.from_settings(settings, read_timeout_seconds=0.5), count, users)
     if cores:
         os.sched_setaffinity(0, cores)
     return outcome
 
 
 def main() -> int:
-    """Measure and print; 1 if fewer events than promised were taken in over HTTP."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.callbacks", description="Measure pushed events.")
+    """Measure and print; 1 if fewer events than promised were received over HTTP."""
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.callbacks", description="Measure callback events.")
     parser.add_argument("--events", type=int, default=3000)
     parser.add_argument("--users", type=int, default=200)
     asked = parser.parse_args()
@@ -104,7 +115,7 @@ def main() -> int:
     print(f"moto's DynamoDB:     {over_http(table(moto), asked.events, asked.users)}")
     fast = over_http(table(in_memory), asked.events, asked.users)
     print(f"A faster table:      {fast}")
-    print(f"In memory, no boto3: {measure(StateTable(memory, MEMORY), asked.events, asked.users)}")
+    print(f"In memory, no boto3: {measure(Table(memory, MEMORY), asked.events, asked.users)}")
     print(f"Load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     return int(fast.per_second < PROMISED_PER_SECOND)
 

@@ -1,4 +1,4 @@
-"""Reports what each function of the built artifacts imports, and how long each module takes."""
+"""Reports the modules that each function of the built artifacts imports, and how long each module takes."""
 
 import argparse
 import os
@@ -35,7 +35,7 @@ def interpreter(function: str, *arguments: str, built: Path = BUILT) -> subproce
 
 
 def import_times(function: str) -> list[tuple[str, int, int]]:
-    """Each module that loading a function imports: its name, its own microseconds, and those of all it imports."""
+    """Each module that loading a function imports: its name, its own microseconds, and those with its imports."""
     found = []
     for line in interpreter(function, "-X", "importtime", "-c", "import app").stderr.splitlines()[1:]:
         own, total, name = line.removeprefix("import time:").split("|")
@@ -51,7 +51,7 @@ def main() -> None:
     for function in FUNCTIONS:
         times = import_times(function)
         total_ms = sum(own for _, own, _ in times) / 1000
-        print(f"{function}: {len(times)} modules, {total_ms:.0f} ms; ms alone and with what it imports first:")
+        print(f"{function}: {len(times)} modules, {total_ms:.0f} ms; ms of each alone, and with its imports:")
         for name, own, total in sorted(times, key=lambda entry: -entry[1])[:listed]:
             print(f"  {own / 1000:7.1f} {total / 1000:7.1f}  {name}")
 

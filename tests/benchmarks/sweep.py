@@ -24,14 +24,18 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 
 import boto3  # noqa: E402 - after the path to the package
 
-from stream_state.lookup import Lookup  # noqa: E402 - as above
-from stream_state.model import FOUND, Fact, Medium, StreamState, Target  # noqa: E402 - as above
-from stream_state.queue import ResultsQueue  # noqa: E402 - as above
+from stream_state.adapters.queues import ResultsQueue  # noqa: E402 - as above
+from stream_state.adapters.state_store import StateStore  # noqa: E402 - as above
+from stream_state.adapters.table import PAGE_ITEMS, Table  # noqa: E402 - as above
+from stream_state.adapters.watch_list import Watch, WatchList  # noqa: E402 - as above
+from stream_state.domain.observations import QueryResult  # noqa: E402 - as above
+from stream_state.domain.requests import SweepRequest  # noqa: E402 - as above
+from stream_state.domain.targets import Medium, Target  # noqa: E402 - as above
+from stream_state.services.delivery import Delivery  # noqa: E402 - as above
+from stream_state.services.lookup import Lookup  # noqa: E402 - as above
+from stream_state.services.recording import Recorder  # noqa: E402 - as above
+from stream_state.services.sweep import Sweep  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
-from stream_state.sweep import Sweep, SweepRequest  # noqa: E402 - as above
-from stream_state.table import PAGE_ITEMS, StateTable  # noqa: E402 - as above
-from stream_state.telling import Teller  # noqa: E402 - as above
-from stream_state.watch_list import Watch, WatchList  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, table  # noqa: E402 - as above
 
 APP_ID = "app-1"
@@ -46,7 +50,7 @@ def quiet() -> Iterator[None]:
 
 
 def simulate(ready: Any, done: Any) -> None:
-    """Be the vendor until told to end; say the worst second then."""
+    """Be the vendor until the end is asked for; give the worst second then."""
     from tests.sandbox.simulator import KEYS, Simulator
 
     with Simulator() as simulator:
@@ -60,7 +64,7 @@ def simulate(ready: Any, done: Any) -> None:
 
 
 def serve_aws(ready: Any, done: Any) -> None:
-    """Be AWS until told to end."""
+    """Be AWS until the end is asked for."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -111,9 +115,9 @@ def throughput(targets: int, qps: float, serve_table: Callable[[Any], None] = in
             }
         )
         everyone = [Target(APP_ID, "hall", f"user-{number:05}") for number in range(targets)]
-        WatchList(StateTable.from_settings(settings)).add(everyone, 86_400)
+        WatchList(Table.from_settings(settings)).add(everyone, 86_400)
         deadline = time.monotonic() + 10 * targets / qps
-        summary = Sweep.from_settings(settings).run(SweepRequest(None, "changes"), deadline, deadline)
+        summary = Sweep.from_settings(settings).run(SweepRequest(None, emits_all=False), deadline, deadline)
         end_vendor.put(None)
         ratio = summary["duration_seconds"] / (targets / qps)
         return {**summary, "duration / (targets / rate)": round(ratio, 3), "worst second at the vendor": vendor.get()}
@@ -125,7 +129,9 @@ class NothingKept:
     def __init__(self, targets: int) -> None:
         self._targets = targets
 
-    def query(self, ExclusiveStartKey: Mapping[str, Any] | None = None, **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's
+    def query(self, ExclusiveStartKey: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:  # noqa: N803 - boto3's
+        if "IndexName" in more:
+            return {"Items": []}
         start = int(ExclusiveStartKey["sk"]["S"].rpartition("-")[2]) + 1 if ExclusiveStartKey else 0
         end = min(start + PAGE_ITEMS, self._targets)
         watches = [Watch(Target(APP_ID, "hall", f"user-{number}"), 0, 2**40) for number in range(start, end)]
@@ -151,22 +157,22 @@ class NothingKept:
 class Vendor:
     """A client of the vendor that knows an answer for everyone."""
 
-    def stream_state(self, target: Target, *_: Any) -> StreamState:
-        now_ms = int(time.time() * 1000)
-        facts = {medium.value: Fact(value=False, at_ms=now_ms) for medium in Medium}
-        return StreamState(target, {**facts, FOUND: Fact(None, now_ms)}, "query")
+    def stream_state(self, target: Target, *_: Any, **__: Any) -> QueryResult:
+        return QueryResult(dict.fromkeys(Medium, False), int(time.time() * 1000), None)
 
 
 def peak_memory(targets: int, found: Any) -> None:
-    """Sweep so many watched users with stand-ins; tell the peak memory in MiB before and after."""
+    """Sweep so many watched users with stand-ins; give the peak memory in MiB before and after."""
     logging.disable(logging.CRITICAL)
     client: Any = NothingKept(targets)
     vendor: Any = Vendor()
-    states = StateTable(client, TABLE)
-    sweep = Sweep(Lookup(vendor, states), Teller(ResultsQueue(client, "https://queue"), states), states)
+    keeper = Table(client, TABLE)
+    store = StateStore(keeper)
+    lookup = Lookup(vendor, store, Recorder(store, None, delivers=True))
+    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), store), store, WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():
-        summary = sweep.run(SweepRequest(None, "changes"), time.monotonic() + 600, time.monotonic() + 600)
+        summary = sweep.run(SweepRequest(None, emits_all=False), time.monotonic() + 600, time.monotonic() + 600)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1024 if sys.platform == "linux" else 1024 * 1024
     found.put((summary["delivered"], before / unit, after / unit, summary["calls_per_second"]))
@@ -196,7 +202,7 @@ def main() -> None:
     print("Memory of a sweep, peak in MiB")
     for targets in (1_000, 40_000):
         delivered, before, after, rate = memory(targets)
-        print(f"  {targets:6} users: {before:6.1f} before, {after:6.1f} after ({delivered} told, {rate:.0f}/s)")
+        print(f"  {targets:6} users: {before:6.1f} before, {after:6.1f} after ({delivered} delivered, {rate:.0f}/s)")
 
 
 if __name__ == "__main__":

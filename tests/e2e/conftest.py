@@ -15,13 +15,13 @@ from tests.sandbox.stack import Sandbox
 
 @pytest.fixture(scope="module")
 def parameters() -> Mapping[str, str]:
-    """Parameters of the stack that differ from its defaults; a module may say others."""
+    """Parameters of the stack besides its defaults; a module may have others."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def environment() -> Mapping[str, str]:
-    """Variables laid over those of the functions; a module may say others."""
+    """Variables laid over those of the functions; a module may have others."""
     return {}
 
 
@@ -34,12 +34,12 @@ def started(parameters: Mapping[str, str], environment: Mapping[str, str]) -> It
 
 @pytest.fixture
 def sandbox(started: Sandbox) -> Sandbox:
-    """The sandbox with nothing in it that another test left, warm processes excepted."""
+    """The sandbox without the remains of another test, warm processes excepted."""
     simulator, aws = started.simulator, started.aws
     simulator.rotate(KEYS)
     simulator.fault = lambda exchange: None
     simulator.unknown_is_error = True
-    # What a test is about may need more calls than the vendor allows; the limit has tests of its own.
+    # A test may need more calls than the vendor allows; the limit has tests of its own.
     simulator.calls_per_second = None
     simulator._faults.clear()
     simulator._rooms.clear()
@@ -54,7 +54,7 @@ def sandbox(started: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def cold(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """The sandbox with cold functions, which leaves no warm one behind either."""
+    """The sandbox with cold functions before and after."""
     sandbox.functions.restart()
     yield sandbox
     sandbox.functions.restart()

@@ -1,4 +1,4 @@
-"""What a sandbox holds besides its queue: the items of its table."""
+"""The items in the table of a sandbox."""
 
 from itertools import batched
 from typing import Any

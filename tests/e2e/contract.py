@@ -20,13 +20,13 @@ from tests.sandbox.stack import REPOSITORY, Sandbox
 DOCUMENT = REPOSITORY / "docs" / "openapi.yaml"
 COMMAND = [Path(sys.executable).with_name("schemathesis"), "--config-file", Path(__file__).with_suffix(".toml")]
 IN_JSON = [("Content-Type", "application/json")]
-# What `make contract` runs, and how many cases that must come to.
+# The arguments of `make contract`, and the number of cases that they must come to.
 LONG_FORM = ("--max-examples", "600")
 LEAST_CASES = 5_000
 
 
 class Front(Gateway):
-    """The HTTP API, which refuses what is not signed as API Gateway does, and counts what is answered."""
+    """The HTTP API, which refuses unsigned requests as API Gateway does, and counts the answers."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
@@ -45,7 +45,7 @@ class Front(Gateway):
 
 
 def check(sandbox: Sandbox, *arguments: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Run every check of schemathesis; its report, and the statuses that each route answered."""
+    """Run every check of schemathesis; its report, and the statuses of each route."""
     for user, media in CLASSROOM.items():
         sandbox.simulator.publish(ROOM, user, *media)
     Http(sandbox.api_url).post("/watches", {"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
@@ -66,7 +66,7 @@ def statuses(answers: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
 
 
 def main() -> int:
-    """Run the long form, and print what each route answered; 0 if nothing was found and the cases are enough."""
+    """Run the long form, and print the statuses of each route; 0 if nothing was found and the cases are enough."""
     with Sandbox({"EnableCallbacks": "true"}) as sandbox:
         report, answered = check(sandbox, *LONG_FORM)
     for route, found in answered.items():

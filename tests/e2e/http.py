@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back; the names of headers in lower case, `body` parsed if there is one."""
+    """The response; the names of headers in lower case, `body` parsed if there is one."""
 
     status: int
     headers: dict[str, str]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ TARGET = ["--room-id=class-1", "--user-id=teacher"]
 def environment_of(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment without settings, in which every temporary file lies in a folder of its own."""
     yield {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    # Nothing that was started is left, neither file nor process: each of them names that folder in its environment.
+    # Neither file nor process is left: each process names that folder in its environment.
     assert list(tmp_path.iterdir()) == []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -73,21 +74,11 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
 
 
 def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "serve"],
-        cwd=REPOSITORY,
-        env=environment_of,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as serving:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*COMMAND, "serve"], cwd=REPOSITORY, env=environment_of, **pipes) as serving:
         assert serving.stdout
         assert serving.stderr
-        lines = []
-        for line in serving.stdout:
-            lines.append(line)
-            if line.startswith("Ctrl-C"):
-                break
+        lines = takewhile(lambda line: not line.startswith("Ctrl-C"), serving.stdout)
         address = re.search(r"HTTP API +(http://127\.0\.0\.1:[0-9]+)", "".join(lines))
         assert address
         reply = Http(address[1]).get("/rooms/class-1/users/teacher/stream-state")
@@ -99,7 +90,7 @@ def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("missing", ["VOLCENGINE_SECRET_KEY", "all"])
-def test_query_without_keys_says_what_to_set(environment_of: dict[str, str], missing: str) -> None:
+def test_query_without_keys_names_the_settings_to_make(environment_of: dict[str, str], missing: str) -> None:
     given = {name: value for name, value in SETTINGS.items() if missing not in (name, "all")}
 
     done = sandbox_command(environment_of, "query", *TARGET, **given)
@@ -110,7 +101,7 @@ def test_query_without_keys_says_what_to_set(environment_of: dict[str, str], mis
 
 
 @pytest.mark.parametrize(
-    ("keys", "user", "code", "told"),
+    ("keys", "user", "code", "answer"),
     [
         (KEYS, "teacher", 0, {"type": "stream_state", "publishing": True}),
         (KEYS, "nobody", 1, {"error": "TargetNotFound"}),
@@ -119,7 +110,7 @@ def test_query_without_keys_says_what_to_set(environment_of: dict[str, str], mis
     ids=["known", "unknown", "wrong key"],
 )
 def test_query_asks_the_service_that_is_set(
-    environment_of: dict[str, str], keys: Keys, user: str, code: int, told: dict[str, object]
+    environment_of: dict[str, str], keys: Keys, user: str, code: int, answer: dict[str, object]
 ) -> None:
     with Simulator() as simulator:
         simulator.publish("class-1", "teacher", "Audio")
@@ -128,5 +119,5 @@ def test_query_asks_the_service_that_is_set(
         done = sandbox_command(environment_of, "query", TARGET[0], f"--user-id={user}", **given)
 
     assert done.returncode == code
-    assert told.items() <= json.loads(done.stdout).items()
+    assert answer.items() <= json.loads(done.stdout).items()
     assert keys.secret_access_key not in done.stdout + done.stderr

@@ -30,14 +30,9 @@ def consumer(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modu
         BillingMode="PAY_PER_REQUEST",
     )
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    for name, value in {
-        "LATEST_TABLE": "latest",
-        "AWS_ENDPOINT_URL": sandbox.aws.url,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": "sandbox",
-        "AWS_SECRET_ACCESS_KEY": "sandbox",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
+    own = {"LATEST_TABLE": "latest", "AWS_ENDPOINT_URL": sandbox.aws.url, "NO_PROXY": "127.0.0.1"}
+    aws = dict.fromkeys(("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), REGION)
+    for name, value in {**own, **aws}.items():
         monkeypatch.setenv(name, value)
     module = ModuleType("consumer_of_the_readme")
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -69,7 +64,7 @@ def sweep(sandbox: Sandbox) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def history(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """What the queue carried while the room changed."""
+    """The messages of the queue while the room changed."""
     sandbox.simulator.publish("class-1", "student")
     raw = []
     for on in (True, False, True):
@@ -79,31 +74,22 @@ def history(sandbox: Sandbox) -> list[dict[str, Any]]:
     return raw
 
 
-def test_it_keeps_the_latest_of_each_user(sandbox: Sandbox, consumer: ModuleType, history: list[Any]) -> None:
-    assert consumer.lambda_handler(batch(history), None) == {"batchItemFailures": []}
-
-    assert {user: message["publishing"] for user, message in kept(sandbox).items()} == {
-        "teacher": True,
-        "student": False,
-        "nobody": None,
-    }
-    assert kept(sandbox)["nobody"]["present"] is False
-
-
-def test_it_drops_repeats_and_what_is_older(sandbox: Sandbox, consumer: ModuleType, history: list[Any]) -> None:
+def test_it_keeps_the_latest_message_of_each_user(sandbox: Sandbox, consumer: ModuleType, history: list[Any]) -> None:
     newest_first = sorted(history, key=lambda message: -json.loads(message["Body"])["sequence"])
 
-    assert consumer.lambda_handler(batch(newest_first + history), None) == {"batchItemFailures": []}
+    # Repeats and older messages are dropped.
+    for raw in (history, newest_first + history):
+        assert consumer.lambda_handler(batch(raw), None) == {"batchItemFailures": []}
 
-    assert kept(sandbox)["teacher"]["publishing"] is True
-    message = json.loads(history[0]["Body"])
-    before = kept(sandbox)
-    consumer.keep(message)
+        publishing = {user: message["publishing"] for user, message in kept(sandbox).items()}
+        assert publishing == {"teacher": True, "student": False, "nobody": None}
+    before, message = kept(sandbox), json.loads(history[0]["Body"])
+    assert before["nobody"]["present"] is False
     consumer.keep({**message, "id": "0" * 64, "sequence": message["sequence"] - 1, "publishing": None})
     assert kept(sandbox) == before
 
 
-def test_it_takes_problems_too(sandbox: Sandbox, consumer: ModuleType) -> None:
+def test_it_accepts_problems_too(sandbox: Sandbox, consumer: ModuleType) -> None:
     sandbox.simulator.fault = lambda exchange: error("InvalidParameter", 400)
     raw = sweep(sandbox)
 
@@ -112,7 +98,7 @@ def test_it_takes_problems_too(sandbox: Sandbox, consumer: ModuleType) -> None:
     assert kept(sandbox) == {}
 
 
-def test_it_reports_what_it_could_not_take(sandbox: Sandbox, consumer: ModuleType, history: list[Any]) -> None:
+def test_it_reports_the_messages_that_failed(sandbox: Sandbox, consumer: ModuleType, history: list[Any]) -> None:
     broken = {**history[0], "MessageId": "broken", "Body": "{"}
     event = batch([history[1], broken, history[2]])
 

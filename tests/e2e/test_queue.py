@@ -1,4 +1,4 @@
-"""What the queue gets when it is FIFO, and when it fails in part or as a whole."""
+"""The messages of the queue when it is FIFO, and when it fails in part or as a whole."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def room(sandbox: Sandbox) -> Sandbox:
 
 
 def fail_entries(sandbox: Sandbox, users: set[str], times: int, *, sender_fault: bool = False) -> None:
-    """SQS refuses the messages about these users so many times each, and takes the others of the same batch."""
+    """SQS refuses the messages about these users so many times each, and accepts the others of the same batch."""
     left = dict.fromkeys(users, times)
     sqs = sandbox.client("sqs")
 
@@ -50,8 +50,8 @@ def fail_entries(sandbox: Sandbox, users: set[str], times: int, *, sender_fault:
             left[about[key]] -= 1
         if not refused:
             return None
-        taken = [entry for key, entry in entries.items() if key not in refused]
-        answer = sqs.send_message_batch(QueueUrl=call["QueueUrl"], Entries=taken) if taken else {}
+        others = [entry for key, entry in entries.items() if key not in refused]
+        answer = sqs.send_message_batch(QueueUrl=call["QueueUrl"], Entries=others) if others else {}
         failed = [{"Id": key, "Code": "InternalError", "SenderFault": sender_fault} for key in refused]
         return 200, {"Successful": answer.get("Successful", []), "Failed": failed}
 
@@ -88,25 +88,25 @@ def test_ids_of_full_length_are_delivered(sandbox: Sandbox) -> None:
     assert (message["room_id"], message["user_id"]) == (target["room_id"], target["user_id"])
 
 
-def test_news_sent_twice_has_the_same_id(room: Sandbox) -> None:
-    # Given that the table did not take in that the first message was sent.
+def test_a_change_that_is_sent_twice_has_the_same_id(room: Sandbox) -> None:
+    # Given that the first delivery was not marked in the table.
     room.aws.intercept = lambda operation, call: (
-        failure("InternalServerError", 500) if "told = " in call.get("UpdateExpression", "") else None
+        failure("InternalServerError", 500) if "delivered = " in call.get("UpdateExpression", "") else None
     )
     room.invoke("TaskFunction", {**TARGETS[1], "deliver": "queue"})
     (first,) = room.receive_messages(1)
     room.aws.intercept = lambda operation, call: None
 
-    # When the target is told again.
+    # When the target is delivered again.
     answer = room.invoke("TaskFunction", {**TARGETS[1], "deliver": "queue"}).payload
 
-    # Then it is the same news, which a FIFO queue drops by itself.
+    # Then it is the same change, which a FIFO queue drops by itself.
     assert (answer["id"], answer["sequence"], answer["changed"]) == (first["id"], first["sequence"], first["changed"])
     again = room.receive_messages(0 if room.queue_url.endswith(".fifo") else 1)
     assert [message["id"] for message in again] in ([], [first["id"]])
 
 
-def test_what_is_refused_for_a_while_is_sent_again(room: Sandbox) -> None:
+def test_messages_that_are_refused_for_a_while_are_sent_again(room: Sandbox) -> None:
     fail_entries(room, {"user-0", "user-7", "user-14"}, 2)
 
     summary = room.invoke("SweepFunction", {"targets": TARGETS}).payload
@@ -116,7 +116,7 @@ def test_what_is_refused_for_a_while_is_sent_again(room: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("fault_of", ["sender", "service"])
-def test_what_stays_refused_is_named_target_by_target(room: Sandbox, fault_of: str) -> None:
+def test_messages_that_stay_refused_are_named_target_by_target(room: Sandbox, fault_of: str) -> None:
     fail_entries(room, {"user-1", "user-2"}, 99, sender_fault=fault_of == "sender")
 
     results = room.invoke("TaskFunction", {"targets": TARGETS[:4], "deliver": "queue"}).payload["results"]
@@ -127,20 +127,15 @@ def test_what_stays_refused_is_named_target_by_target(room: Sandbox, fault_of: s
     assert [item["user_id"] for item in results] == [target["user_id"] for target in TARGETS[:4]]
     assert (results[1]["status"], results[1]["retryable"]) == (503, fault_of == "service")
     assert single.error_type == "DeliveryFailed"
-    # Whoever invoked the sweep is to repeat it.
+    # The caller of the sweep is to repeat it.
     assert swept.error_type == "DeliveryFailed"
     assert users_of(room.receive_messages(4)) == ["user-0", "user-0", "user-3", "user-3"]
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        failure("InternalError", 500),
-        failure("QueueDoesNotExist"),
-    ],
-    ids=["fails", "gone"],
-)
-def test_what_a_failing_queue_did_not_take_is_news_for_the_next_sweep(room: Sandbox, reply: Reply) -> None:
+@pytest.mark.parametrize("reply", [failure("InternalError", 500), failure("QueueDoesNotExist")], ids=["fails", "gone"])
+def test_changes_that_a_failing_queue_did_not_accept_are_delivered_by_the_next_sweep(
+    room: Sandbox, reply: Reply
+) -> None:
     room.aws.intercept = lambda operation, call: reply if operation == SEND else None
 
     assert room.invoke("SweepFunction", {"targets": TARGETS}).error_type == "DeliveryFailed"
@@ -153,23 +148,3 @@ def test_what_a_failing_queue_did_not_take_is_news_for_the_next_sweep(room: Sand
     messages = room.receive_messages(len(TARGETS))
     assert users_of(messages) == sorted(target["user_id"] for target in TARGETS)
     assert {message["previous"] is None for message in messages} == {True}
-
-
-def test_a_watched_sweep_outlives_a_failing_queue(room: Sandbox) -> None:
-    watch = {"targets": [{**target, "app_id": APP_ID} for target in TARGETS]}
-    event = {"routeKey": "POST /watches", "rawPath": "/watches", "body": json.dumps(watch)}
-    context = {"requestId": "1", "http": {"method": "POST", "path": "/watches"}, "stage": "$default"}
-    assert (
-        room.invoke("ApiFunction", {**event, "version": "2.0", "requestContext": context}).payload["statusCode"] == 200
-    )
-    room.aws.intercept = lambda operation, call: failure("InternalError", 500) if operation == SEND else None
-
-    failing = room.invoke("SweepFunction", {}).payload
-    room.aws.intercept = lambda operation, call: None
-    clean = room.invoke("SweepFunction", {}).payload
-    silent = room.invoke("SweepFunction", {}).payload
-
-    assert (failing["targets"], failing["delivered"], failing["failed"]) == (15, 0, 15)
-    assert {failure["problem"]["error"] for failure in failing["failures"]} == {"DeliveryFailed"}
-    assert (clean["delivered"], clean["unchanged"]) == (15, 0)
-    assert (silent["delivered"], silent["unchanged"]) == (0, 15)

@@ -1,4 +1,4 @@
-"""Life without the vendor's action: withdrawn, or not to be called; pushed events alone tell the states."""
+"""Operation without the vendor's action, withdrawn or not to be called: callback events alone bring the states."""
 
 import json
 import threading
@@ -17,19 +17,18 @@ from tests.sandbox.stack import Sandbox
 STAGE = "stage-1"
 HOST = {"room_id": STAGE, "user_id": "host"}
 STRANGER = {"room_id": STAGE, "user_id": "stranger"}
-PATH = f"/rooms/{STAGE}/users/host/stream-state"
-WAIT = {**HOST, "medium": "video", "interval_seconds": 1, "timeout_seconds": 60}
+WAIT = {"interval_seconds": 1, "timeout_seconds": 60}
 
 
 @pytest.fixture(scope="module", params=["withdrawn", "off"])
 def way(request: pytest.FixtureRequest) -> str:
-    """Why the vendor tells nothing."""
+    """The reason why no query is answered."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def world(way: str) -> Iterator[Sandbox]:
-    """A stack that takes events, of a vendor who answers `InvalidActionOrVersion` or must not be called."""
+    """A stack that receives events, of a vendor who answers `InvalidActionOrVersion` or must not be called."""
     parameters = {"EnableCallbacks": "true", "RtcQuery": "off" if way == "off" else "on"}
     with Sandbox(parameters, verify=official_signer.verify) as sandbox:
         sandbox.simulator.calls_per_second = None
@@ -41,35 +40,35 @@ def world(way: str) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def on_stage(world: Sandbox) -> Iterator[Sandbox]:
-    """The host has joined with sound, as events have told."""
+    """The host has joined with sound, by events."""
     world.simulator.publish(STAGE, "host", "Audio")
     yield world
     world.simulator.leave(STAGE, "host")
 
 
-def test_each_way_in_answers_from_pushed_events(on_stage: Sandbox, way: str) -> None:
+def test_each_way_in_answers_from_callback_events(on_stage: Sandbox, way: str) -> None:
     http, missing = Http(on_stage.api_url), "TargetNotFound" if way == "off" else "RtcActionRetired"
 
-    one = http.get(PATH).body
+    one = http.get(f"/rooms/{STAGE}/users/host/stream-state").body
     several = http.post("/stream-states/query", {"targets": [HOST, STRANGER]}).body["results"]
     task = on_stage.invoke("TaskFunction", HOST).payload
     unknown = on_stage.invoke("TaskFunction", STRANGER)
 
     for answer in (one, several[0], task):
         assert (answer["source"], answer["present"], answer["media"]["audio"]) == ("table", True, True)
-        # Events have told nothing of the other media.
-        assert answer["media"]["video"] is not True
+        # No event said anything of the other media since the host joined.
+        assert answer["media"]["video"] is None
     assert several[1]["error"] == unknown.error_type == missing
 
 
-def test_a_sweep_of_given_targets_tells_what_is_known(on_stage: Sandbox) -> None:
+def test_a_sweep_of_given_targets_delivers_their_records(on_stage: Sandbox) -> None:
     on_stage.receive_messages()
 
     summary = on_stage.invoke("SweepFunction", {"targets": [HOST, STRANGER]}).payload
 
     assert (summary["delivered"], summary["failed"]) == (1, 1)
-    told = {message["user_id"]: message["type"] for message in on_stage.receive_messages(2)}
-    assert told == {"host": "stream_state", "stranger": "stream_state_problem"}
+    types = {message["user_id"]: message["type"] for message in on_stage.receive_messages(2)}
+    assert types == {"host": "stream_state", "stranger": "stream_state_problem"}
 
 
 def test_an_execution_waits_for_an_event(on_stage: Sandbox) -> None:
@@ -77,15 +76,17 @@ def test_an_execution_waits_for_an_event(on_stage: Sandbox) -> None:
         time.sleep(1.5)
         on_stage.simulator.publish(STAGE, "host", "Audio", "Video")
 
-    execution = on_stage.wait_for_stream(WAIT, threading.Thread(target=switch_camera_on).start)
+    execution = on_stage.wait_for_stream(
+        {**HOST, **WAIT, "medium": "video"}, threading.Thread(target=switch_camera_on).start
+    )
 
     assert execution["status"] == "SUCCEEDED", execution
     answer: dict[str, Any] = json.loads(execution["output"])
     assert (answer["holds"], answer["media"]["video"], answer["source"]) == (True, True, "table")
 
 
-def test_an_execution_waits_until_the_host_leaves(on_stage: Sandbox) -> None:
-    off = {**HOST, "publishing": False, "interval_seconds": 1, "timeout_seconds": 60}
+def test_an_execution_waits_until_the_host_leaves_and_the_room_ends(on_stage: Sandbox) -> None:
+    off = {**HOST, **WAIT, "publishing": False}
 
     execution = on_stage.wait_for_stream(off, lambda: on_stage.simulator.leave(STAGE, "host"))
 
@@ -93,20 +94,19 @@ def test_an_execution_waits_until_the_host_leaves(on_stage: Sandbox) -> None:
     assert json.loads(execution["output"])["publishing"] is False
 
 
-def test_an_execution_for_one_of_whom_no_event_has_told(world: Sandbox, way: str) -> None:
+def test_an_execution_for_a_user_of_whom_there_was_no_event(world: Sandbox, way: str) -> None:
     execution = world.wait_for_stream({**STRANGER, "interval_seconds": 1, "timeout_seconds": 2})
 
-    # "Not yet" while no call is made; a withdrawn action can never tell of somebody that events do not tell of.
+    # "Not yet" while no call is made; with a withdrawn action the user's state cannot come.
     expected = "StreamStateTimeout" if way == "off" else "RtcActionRetired"
     assert (execution["status"], execution["error"]) == ("FAILED", expected)
 
 
-def test_an_event_that_was_parked_is_taken_in_later(world: Sandbox) -> None:
-    """Given a table that fails, then the queue of parked events brings the event again."""
+def test_an_event_that_cannot_be_stored_comes_again_from_the_retry_queue(world: Sandbox) -> None:
     world.receive_messages()
     world.aws.fail_next("DynamoDB_20120810.PutItem", *[failure("InternalServerError", 500)] * 2)
 
-    world.simulator.join("parked", "late")
+    world.simulator.join("room-2", "late")
 
-    (told,) = world.receive_messages(1)
-    assert (told["user_id"], told["present"], told["source"]) == ("late", True, "callback")
+    (message,) = world.receive_messages(1)
+    assert (message["user_id"], message["present"], message["source"]) == ("late", True, "callback")

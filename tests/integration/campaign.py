@@ -1,6 +1,6 @@
-"""Breaks everything around the functions, one fault after another, and tells what came of each: `make faults`.
+"""Breaks everything around the functions, one fault after another, and prints the effects: `make faults`.
 
-With --short a part of each kind, as the tests run it; with --only the faults whose name holds a text.
+With --short some faults of each kind, as the tests run it; with --only the faults whose name holds a text.
 """
 
 import argparse
@@ -18,15 +18,15 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 from tests.integration.aws_faults import AWS_FAULTS  # noqa: E402 (after the path to the package)
 from tests.integration.faults import Fault  # noqa: E402 (as above)
 from tests.integration.vendor_faults import VENDOR_FAULTS  # noqa: E402 (as above)
-from tests.integration.world import REPOSITORY, World  # noqa: E402 (as above)
+from tests.integration.world import AFTER, REPOSITORY, World  # noqa: E402 (as above)
 from tests.sandbox.aws import Aws  # noqa: E402 (as above)
 from tests.sandbox.functions import REGION  # noqa: E402 (as above)
 from tests.sandbox.server import Response  # noqa: E402 (as above)
 from tests.sandbox.simulator import APP_ID  # noqa: E402 (as above)
 from tests.sandbox.template import Template  # noqa: E402 (as above)
 
-FAULTS = [*VENDOR_FAULTS, *AWS_FAULTS]
-# Most of the time goes into waiting for what does not come.
+FAULTS: list[Fault] = [*VENDOR_FAULTS, *AWS_FAULTS]
+# Most of the time goes into waiting for answers that do not come.
 PROCESSES = 6
 # A process takes seconds to begin.
 FAULTS_WORTH_A_PROCESS = 25
@@ -35,7 +35,7 @@ SHORT_STEP = 20
 
 @dataclass
 class Verdict:
-    """What came of one fault."""
+    """The effects of one fault."""
 
     fault: str
     kind: str
@@ -54,11 +54,11 @@ class Verdict:
 
 
 def try_fault(world: World, fault: Fault) -> Verdict:
-    """Let one fault happen between two states that are known."""
+    """Let one fault happen between two settled states."""
     started = time.monotonic()
     verdict = Verdict(fault.name, fault.kind)
     world.begin()
-    world.change()
+    world.set_truth(AFTER)
     fault.begin(world)
     for way, expected in fault.expect.items():
         kinds = world.use(way)
@@ -87,28 +87,23 @@ def start_world() -> None:
 
 def try_here(index: int) -> Verdict:
     """Try a fault in the world of this process."""
+    fault = FAULTS[index]
     try:
-        return try_fault(_worlds[0], FAULTS[index])
+        return try_fault(_worlds[0], fault)
     except Exception as error:  # noqa: BLE001 (the others are to be tried too)
-        fault = FAULTS[index]
         return Verdict(fault.name, fault.kind, wrong=[f"the campaign itself failed: {error!r}"])
-
-
-def warm_up() -> None:
-    """Load once, before the processes part, what each would load for seconds."""
-    aws = Aws(REGION, lambda request: Response(404))
-    Template(REPOSITORY / "template.yaml", {"RtcAppIds": APP_ID}, "warm", aws)
-    aws.stop()
 
 
 def try_all(chosen: Sequence[int]) -> list[Verdict]:
     """Try the faults of these numbers, several at a time."""
-    warm_up()
-    fork = multiprocessing.get_context("fork")
-    # Those that take long begin first.
+    # Loaded once, before the processes part: each would load for seconds.
+    aws = Aws(REGION, lambda request: Response(404))
+    Template(REPOSITORY / "template.yaml", {"RtcAppIds": APP_ID}, "warm", aws)
+    aws.stop()
+    # The slow faults begin first.
     order = sorted(chosen, key=lambda index: -FAULTS[index].slow)
     processes = min(PROCESSES, 1 + len(chosen) // FAULTS_WORTH_A_PROCESS)
-    with ProcessPoolExecutor(processes, fork, start_world) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), start_world) as pool:
         verdicts = {}
         for index, verdict in zip(order, pool.map(try_here, order), strict=True):
             verdicts[index] = verdict
@@ -119,43 +114,40 @@ def try_all(chosen: Sequence[int]) -> list[Verdict]:
 
 def matrix(verdicts: Sequence[Verdict]) -> list[str]:
     """A row for each kind of fault, and their sum."""
-    rows = [("kind of fault", "faults", "answers", "of the right kind", "lost", 'false "off"', "leaked")]
+    names = ("kind of fault", "faults", "answers", "of the right kind", "lost", 'false "off"', "leaked")
+    rows: list[tuple[str, ...]] = [names]
     for kind in [*dict.fromkeys(verdict.kind for verdict in verdicts), "total"]:
         group = [verdict for verdict in verdicts if kind in {verdict.kind, "total"}]
         answers = sum(verdict.answers for verdict in group)
-        counts = [
-            sum(map(len, found))
-            for found in zip(*((v.wrong, v.lost, v.false_offs, v.leaks) for v in group), strict=True)
-        ]
-        rows.append((kind, *map(str, (len(group), answers, answers - counts[0], *counts[1:]))))
+        lists = zip(*((v.wrong, v.lost, v.false_offs, v.leaks) for v in group), strict=True)
+        wrong, *others = [sum(map(len, found)) for found in lists]
+        rows.append((kind, *map(str, (len(group), answers, answers - wrong, *others))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))) for row in rows]
 
 
-def is_in_short(index: int) -> bool:
-    """Whether a fault is one of the short form: those marked so, and some of each kind that do not take long."""
-    fault = FAULTS[index]
-    place = next(place for place, other in enumerate(alike(fault.kind)) if other is fault)
-    return not fault.slow and (fault.in_short or place % SHORT_STEP == 0)
-
-
-def alike(kind: str) -> list[Fault]:
-    """All faults of a kind."""
-    return [fault for fault in FAULTS if fault.kind == kind]
+def short_form() -> list[int]:
+    """The numbers of the faults that are marked so, and of some of each kind that are not slow."""
+    places = dict.fromkeys((fault.kind for fault in FAULTS), 0)
+    chosen = []
+    for index, fault in enumerate(FAULTS):
+        if not fault.slow and (fault.in_short or places[fault.kind] % SHORT_STEP == 0):
+            chosen.append(index)
+        places[fault.kind] += 1
+    return chosen
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run, print, and tell by the exit code whether all is as it must be."""
+    """Run and print; 0 if all is as it must be."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--slowest", type=int, default=0, help="name so many of the slowest faults")
     options = parser.parse_args(arguments)
     started = time.monotonic()
-    chosen = [index for index, fault in enumerate(FAULTS) if options.only in f"{fault.kind}, {fault.name}"]
-    if options.short:
-        chosen = [index for index in chosen if is_in_short(index)]
-    verdicts = try_all(chosen)
+    numbers = short_form() if options.short else range(len(FAULTS))
+    named = {index: f"{FAULTS[index].kind}, {FAULTS[index].name}" for index in numbers}
+    verdicts = try_all([index for index, name in named.items() if options.only in name])
     print("\n".join(matrix(verdicts)))
     for verdict in sorted(verdicts, key=lambda verdict: -verdict.seconds)[: options.slowest]:
         print(f"{verdict.seconds:6.1f} s  {verdict.kind}, {verdict.fault}")

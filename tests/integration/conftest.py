@@ -1,8 +1,8 @@
 """The package in this process, against moto over HTTP and the simulator, without Lambda."""
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
+import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -10,29 +10,39 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from stream_state.lookup import Lookup
-from stream_state.model import Target
-from stream_state.queue import ResultsQueue
-from stream_state.rtc import RtcClient
+from stream_state.adapters.signing import SigningKeys
+from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.table import Table
+from stream_state.adapters.volcengine import VolcengineClient
+from stream_state.adapters.watch_list import WatchList
+from stream_state.clock import CLOCK
+from stream_state.domain.requests import SweepRequest
+from stream_state.domain.targets import Target
+from stream_state.services.callbacks import Callbacks
+from stream_state.services.delivery import Delivery
+from stream_state.services.lookup import Lookup
+from stream_state.services.recording import Recorder
+from stream_state.services.sweep import Sweep
 from stream_state.settings import Settings
-from stream_state.signing import SigningKeys
-from stream_state.sweep import Sweep
-from stream_state.table import StateTable
-from stream_state.telling import Teller
-from stream_state.watch_list import WatchList
 from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import APP_ID, KEYS, Simulator
+from tests.sandbox.simulator import APP_ID, KEYS, MEDIA, Simulator
 from tests.sandbox.static_keys import StaticKeys
+from tests.unit import callback_world
 from tests.unit.fakes import FreeLimiter
 
 REGION = "eu-central-1"
-# The vendor's names of the media, and ours.
-MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
+TYPES = {"pk": "S", "sk": "S", "undelivered": "S", "deliver_after": "N"}
+TABLE_KEYS, INDEX_KEYS = (
+    [{"AttributeName": name, "KeyType": kind} for name, kind in zip(names, ("HASH", "RANGE"), strict=True)]
+    for names in (("pk", "sk"), ("undelivered", "deliver_after"))
+)
+INDEX = {"IndexName": "Undelivered", "KeySchema": INDEX_KEYS, "Projection": {"ProjectionType": "KEYS_ONLY"}}
 TABLE: dict[str, Any] = {
-    "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-    "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    "AttributeDefinitions": [{"AttributeName": name, "AttributeType": kind} for name, kind in TYPES.items()],
+    "KeySchema": TABLE_KEYS,
+    "GlobalSecondaryIndexes": [INDEX],
     "BillingMode": "PAY_PER_REQUEST",
 }
 
@@ -44,104 +54,87 @@ class Stack:
     aws: Aws
     simulator: Simulator
     environment: dict[str, str]
-    settings: Settings = field(init=False)
     consumer: Consumer = field(default_factory=Consumer)
+    # How far the package's clock is ahead of the machine's.
+    ahead_seconds: float = 0
 
-    def __post_init__(self) -> None:
-        self.settings = Settings.from_environment(self.environment)
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_environment(self.environment)
 
-    def table(self) -> StateTable:
-        return StateTable.from_settings(self.settings)
+    def store(self) -> StateStore:
+        return StateStore.from_settings(self.settings, Table.from_settings(self.settings))
 
     def watch_list(self) -> WatchList:
-        return WatchList(self.table())
+        return WatchList(Table.from_settings(self.settings))
 
-    def lookup(self) -> Lookup:
+    def lookup(self, store: StateStore, *, delivers: bool = True) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-        return Lookup(RtcClient(self.settings, keys, FreeLimiter(), sleep=self.skip), self.table())
+        rtc = VolcengineClient(self.settings, keys, FreeLimiter())
+        return Lookup(rtc, store, Recorder.from_settings(self.settings, store, delivers=delivers))
 
-    def teller(self) -> Teller:
-        queue = ResultsQueue.from_settings(self.settings)
-        queue._sleep = self.skip
-        return Teller(queue, self.table())
-
-    def skip(self, seconds: float) -> None:
-        """Stands in for the pause between two tries."""
+    def delivery(self, store: StateStore) -> Delivery:
+        return Delivery.from_settings(self.settings, store)
 
     def sweep(self) -> Sweep:
-        return Sweep(self.lookup(), self.teller(), self.table())
+        store = self.store()
+        return Sweep(self.lookup(store), self.delivery(store), store, self.watch_list())
+
+    def run_sweep(self, *given: Target) -> dict[str, Any]:
+        """Sweep given targets, or the watched ones, with a minute's time."""
+        return self.sweep().run(SweepRequest(given or None, emits_all=False), soon(), soon())
+
+    def receive_event(self, text: str) -> None:
+        """Receive a callback event, in an instance of its own."""
+        receive(Callbacks.from_settings(self.settings), text)
 
     def consume(self) -> list[dict[str, Any]]:
-        """Let the consumer take all messages that are there; those it was given."""
-        sqs = self.aws.client("sqs")
-        taken: list[dict[str, Any]] = []
-        while batch := sqs.receive_message(QueueUrl=self.settings.results_queue_url, MaxNumberOfMessages=10).get(
-            "Messages"
-        ):
+        """Let the consumer take all messages that are there."""
+        sqs, messages = self.aws.client("sqs"), []
+        queue = {"QueueUrl": self.settings.results_queue_url}
+        while batch := sqs.receive_message(**queue, MaxNumberOfMessages=10).get("Messages"):
             for message in batch:
-                taken.append(self.consumer.take(message["Body"]))
-                sqs.delete_message(QueueUrl=self.settings.results_queue_url, ReceiptHandle=message["ReceiptHandle"])
-        return taken
+                messages.append(self.consumer.take(message["Body"]))
+                sqs.delete_message(**queue, ReceiptHandle=message["ReceiptHandle"])
+        return messages
 
-    def truth(self, target: Target) -> dict[str, bool] | None:
-        """What the target publishes in fact; None if it is not in the room."""
-        users = self.simulator._rooms.get((target.app_id, target.room_id), {})
-        if target.user_id not in users:
-            return None
-        return {name: vendor in users[target.user_id] for vendor, name in MEDIA.items()}
+    def assert_consumer_has_the_records(self, targets: list[Target]) -> None:
+        """The last message about each target says the same as its record, and all changes are marked as delivered."""
+        for target, record in self.store().read(targets).items():
+            kept = self.consumer.kept[target.room_id, target.user_id]
+            assert {**kept["media"], "present": kept["present"]} == record.state.values
+            assert not record.is_undelivered
 
-    def let_lease_end(self) -> None:
-        """As if the minute had passed for which a sweep that died holds the lease."""
-        self.aws.client("dynamodb").update_item(
-            TableName=self.settings.table_name,
-            Key={"pk": {"S": "sweep"}, "sk": {"S": "lease"}},
-            UpdateExpression="SET held_until = :past",
-            ExpressionAttributeValues={":past": {"N": "0"}},
-        )
-
-
-class _OneAtATime:
-    """Moto reads and writes an item in two steps; DynamoDB's conditional writes are atomic."""
-
-    def __init__(self, application: Callable[..., Any]) -> None:
-        self._application = application
-        self._lock = threading.Lock()
-
-    def __call__(self, *arguments: Any) -> Any:
-        with self._lock:
-            return self._application(*arguments)
+    def assert_consumer_has_the_truth(self, targets: list[Target]) -> None:
+        """The last message about each target says what the room holds."""
+        for target in targets:
+            kept = self.consumer.kept[target.room_id, target.user_id]
+            users = self.simulator._rooms.get((target.app_id, target.room_id), {})
+            assert (kept["present"] is False) is (target.user_id not in users)
+            if target.user_id in users:
+                assert kept["media"] == {name: vendor in users[target.user_id] for vendor, name in MEDIA.items()}
+            else:
+                assert True not in kept["media"].values()
 
 
-class _Closing:
-    """An interceptor that raises ConnectionResetError ends the connection: the server would leave it open."""
+def soon() -> float:
+    """A deadline."""
+    return time.monotonic() + 60
 
-    def __init__(self, application: Callable[..., Any]) -> None:
-        self._application = application
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        try:
-            return self._application(environ, start_response)
-        except ConnectionResetError:
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            raise
+def receive(callbacks: Callbacks, text: str) -> None:
+    """Receive a callback event that arrives now."""
+    callbacks.receive(callbacks.verified(text, CLOCK.now_ms()), soon())
 
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Aws]:
     running = Aws(REGION, lambda request: Response(404))
-    running._moto = _OneAtATime(running._moto)  # type: ignore[assignment]  # called in the same way
-    running._server.app = _Closing(running._server.app)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
-        for name, value in {
-            "AWS_ENDPOINT_URL": running.url,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": "sandbox",
-            "AWS_SECRET_ACCESS_KEY": "sandbox",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
+        keys = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox", "AWS_EC2_METADATA_DISABLED": "true"}
+        place = {"AWS_ENDPOINT_URL": running.url, "AWS_DEFAULT_REGION": REGION, "AWS_REGION": REGION}
+        for name, value in {**keys, **place, "NO_PROXY": "127.0.0.1"}.items():
             patch.setenv(name, value)
         try:
             yield running
@@ -150,17 +143,24 @@ def aws() -> Iterator[Aws]:
 
 
 @pytest.fixture
-def stack(aws: Aws) -> Iterator[Stack]:
-    """A table and a queue of the test's own, and a simulator without a limit."""
+def stack(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """Table, queue and secrets of the test's own, a simulator without limits, and a clock that a test moves on."""
     name = f"stack-{uuid4().hex[:8]}"
-    aws.intercept = lambda operation, call: None
+    make_secret = aws.client("secretsmanager").create_secret
+    keys, callback_key = json.dumps(vars(KEYS)), json.dumps({"callback_key": callback_world.KEY})
     with Simulator() as simulator:
         simulator.calls_per_second = None
         environment = {
             "RTC_APP_IDS": APP_ID,
             "RTC_ENDPOINT": simulator.url,
+            "RTC_SECRET_ID": make_secret(Name=f"{name}-keys", SecretString=keys)["ARN"],
+            "RTC_CALLBACK_SECRET_ID": make_secret(Name=f"{name}-callback-key", SecretString=callback_key)["ARN"],
             "TABLE_NAME": aws.create(name, "table", "AWS::DynamoDB::Table", TABLE)["Ref"],
             "RESULTS_QUEUE_URL": aws.create(name, "queue", "AWS::SQS::Queue", {})["Ref"],
         }
-        yield Stack(aws, simulator, environment)
+        stack = Stack(aws, simulator, environment)
+        monkeypatch.setattr("tests.sandbox.simulator.CLOCK_WINDOW_SECONDS", 86_400)
+        monkeypatch.setattr(CLOCK, "now", lambda: time.time() + stack.ahead_seconds)
+        monkeypatch.setattr(CLOCK, "sleep", lambda seconds: time.sleep(min(seconds, 0.01)))
+        yield stack
         aws.intercept = lambda operation, call: None

@@ -5,13 +5,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-# Two who tell the same news at once may compare it with different last messages: `changed` and `previous` are theirs.
-TOLD = ("media", "present", "publishing", "sequence")
+# Two who deliver a change at once may compare it with different last messages: `changed` and `previous` are theirs.
+SAME = ("media", "present", "publishing", "sequence")
 
 
 @dataclass
 class Consumer:
-    """What it keeps of each target, and how many messages it dropped as repeats."""
+    """The latest message about each target, and the number of messages that were repeats."""
 
     kept: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
@@ -26,14 +26,11 @@ class Consumer:
             self.problems[message["problem"]["error"]] += 1
             return message
         target = (message["room_id"], message["user_id"])
-        values = {"media": message["media"], "present": message["present"]}
+        values = {name: message[name] for name in SAME}
         assert self._by_sequence.setdefault((*target, message["sequence"]), values) == values
-        if message["id"] in self._seen:
-            first = self._seen[message["id"]]
-            assert {name: first[name] for name in TOLD} == {name: message[name] for name in TOLD}
-            self.repeats += 1
-            return message
-        self._seen[message["id"]] = message
+        self.repeats += message["id"] in self._seen
+        first = self._seen.setdefault(message["id"], message)
+        assert {name: first[name] for name in SAME} == values
         if target not in self.kept or message["sequence"] >= self.kept[target]["sequence"]:
             self.kept[target] = message
         return message

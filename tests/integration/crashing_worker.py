@@ -1,9 +1,4 @@
-"""A process that is killed between two steps: reads one order a line from its input, and forks a child for each.
-
-An order is JSON: `environment`, `mode` (given, watched or task), `targets`, and `die_at`, the number of the step or
-its name. Steps are counted before and after each request to the vendor or to AWS. The answer is a line: killed, done
-or failed.
-"""
+"""The work of a process that is killed between two steps, before or after a request to the vendor or to AWS."""
 
 import json
 import os
@@ -16,19 +11,10 @@ from typing import Any
 
 import botocore.httpsession
 
-from stream_state.lookup import Lookup
-from stream_state.model import Target
-from stream_state.queue import ResultsQueue
-from stream_state.rtc import RtcClient
-from stream_state.settings import Settings
-from stream_state.signing import SigningKeys
-from stream_state.sweep import Sweep, SweepRequest
-from stream_state.table import StateTable
-from stream_state.telling import Teller
-from stream_state.transport import BoundedAdapter
-from tests.sandbox.simulator import KEYS
-from tests.sandbox.static_keys import StaticKeys
-from tests.unit.fakes import FreeLimiter
+from stream_state.adapters.vendor_http import OneOriginAdapter
+from stream_state.clock import CLOCK
+from stream_state.domain.targets import Target
+from tests.integration.conftest import Stack, soon
 
 
 class Steps:
@@ -58,53 +44,44 @@ class Steps:
 
 
 def aws_call(request: Any) -> str:
-    """Name of a call to AWS: the operation, of an update also what it writes."""
+    """Name of a call to AWS: the operation, of an update the attribute that it writes."""
     target = request.headers.get("X-Amz-Target", b"")
     operation = (target if isinstance(target, str) else target.decode()).partition(".")[2]
-    if operation == "PutItem":
-        return "facts"
     if operation == "UpdateItem":
         expression = json.loads(request.body)["UpdateExpression"]
-        return next((word for word in ("told", "holder", "cursor") if word in expression), operation)
+        return next((word for word in ("delivered", "holder", "cursor") if word in expression), operation)
     return operation
 
 
-def work(order: dict[str, Any]) -> None:
-    """Do what a function would do."""
-    steps = Steps(order["die_at"])
-    session, adapter = botocore.httpsession.URLLib3Session, BoundedAdapter
+def work(
+    environment: dict[str, str], ahead_seconds: float, targets: list[Target], mode: str, die_at: int | str
+) -> None:
+    """Do what a function would do, up to the step `die_at`, a number or a name.
+
+    `mode` is given, watched, task, api, drain, or the text of a callback event; `ahead_seconds` is of the clock.
+    """
+    # The logs would stand among the results of the tests.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    steps = Steps(die_at)
+    session = botocore.httpsession.URLLib3Session
     session.send = steps.around(aws_call, session.send)  # type: ignore[method-assign]  # counted, then sent
-    adapter.send = steps.around(lambda request: "query", adapter.send)  # type: ignore[method-assign]  # as above
-    settings = Settings.from_environment(order["environment"])
-    table = StateTable.from_settings(settings)
-    keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-    lookup = Lookup(RtcClient(settings, keys, FreeLimiter()), table)
-    teller = Teller(ResultsQueue.from_settings(settings), table)
-    targets = [Target(*target) for target in order["targets"]]
-    deadline = time.monotonic() + 30
-    if order["mode"] == "task":
-        teller.deliver(lookup.some(targets, deadline), deadline)
-    else:
-        request = SweepRequest(targets if order["mode"] == "given" else None, "changes")
-        Sweep(lookup, teller, table).run(request, deadline, deadline)
-
-
-def main() -> None:
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            # What the work logs is not an answer.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
-            try:
-                work(json.loads(line))
-                code = 0
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print("killed" if killed else "done" if status == 0 else "failed", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    query = steps.around(lambda request: "query", OneOriginAdapter.send)
+    OneOriginAdapter.send = query  # type: ignore[method-assign]  # as above
+    CLOCK.now = lambda: time.time() + ahead_seconds  # type: ignore[method-assign]  # as in the test
+    # Nothing but the environment of the test's stack is used here.
+    stack = Stack(None, None, environment)  # type: ignore[arg-type]  # as said
+    store = stack.store()
+    lookup, delivery = stack.lookup(store, delivers=mode != "api"), stack.delivery(store)
+    match mode:
+        case "task":
+            delivery.deliver(lookup.some(targets, soon()), soon())
+        case "api":
+            lookup.some(targets, soon())
+        case "drain":
+            delivery.drain(soon(), is_whole=True)
+        case "given":
+            stack.run_sweep(*targets)
+        case "watched":
+            stack.run_sweep()
+        case event:
+            stack.receive_event(event)

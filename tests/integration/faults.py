@@ -1,4 +1,4 @@
-"""What a fault of the campaign is, and what faults are made of."""
+"""The parts that the faults of the campaign are made of."""
 
 import copy
 import json
@@ -16,30 +16,31 @@ from tests.sandbox.simulator import Exchange
 
 ECHO = " ".join(CANARIES)
 ASKING = ("ask", "query", "task")
-EVERY = (*ASKING, "sweep given", "sweep watched")
+EVERY = (*ASKING, "sweep given", "sweep watched", "recheck")
 FEW = ("ask", "task", "sweep watched")
 # For faults of which there are many alike, in turn.
-IN_TURN = cycle((("ask", "sweep watched"), ("query",), ("task", "sweep given")))
-# What a sweep does not go on after: the rest of the watch list has its turn later.
+IN_TURN = cycle((("ask", "sweep watched"), ("query", "recheck"), ("task", "sweep given")))
+# After these a sweep does not go on: the rest of the watch list has its turn later.
 FOR_ALL = ("CredentialsInvalid", "CredentialsUnavailable", "RtcAccessDenied", "RtcActionRetired")
-LONG = 40
+LONG = 3.5
 
 type Call = Mapping[str, Any]
 type Step = Callable[[str, Call], bool]
+# A step, what the calls to AWS at it meet, and how many of them.
+type AtStep = tuple[str, simulator.Fault, float]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong, or a pair; `expect` has the kinds that each way in may answer with."""
+    """One fault, or a pair; `expect` has the kinds that each way in may answer with."""
 
     kind: str
     name: str
     expect: Mapping[str, str]
-    # What each call to the vendor meets, or the first ones.
+    # The fault that each call to the vendor meets, or the faults of the first ones.
     vendor: simulator.Fault | None = None
     once: tuple[simulator.Fault, ...] = ()
-    # What the calls to AWS at a step meet, the first `times` of them if there is a number.
-    aws: tuple[tuple[str, simulator.Fault, float], ...] = ()
+    aws: tuple[AtStep, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[World], None] = lambda world: None
     # The time that the invocation has left.
@@ -50,14 +51,13 @@ class Fault:
     in_short: bool = False
 
     def begin(self, world: World) -> None:
-        """Let it happen from now on."""
-        left = [[STEPS[step], fault, times] for step, fault, times in self.aws]
+        """Let the fault be from now on."""
+        left = [times for _, _, times in self.aws]
 
         def at(operation: str, call: Call) -> simulator.Fault | None:
-            for entry in left:
-                step, fault, times = entry
-                if times > 0 and step(operation, call):
-                    entry[2] = times - 1
+            for place, (step, fault, _) in enumerate(self.aws):
+                if left[place] > 0 and STEPS[step](operation, call):
+                    left[place] -= 1
                     world.met += 1
                     return fault
             return None
@@ -67,24 +67,24 @@ class Fault:
             return self.vendor
 
         world.start_cold(self.environment)
+        world.met = 0
         self.prepare(world)
+        world.kept = frozenset(world.connections)
         world.seconds, world.pauses = self.seconds, self.seconds is not None
         world.simulator.fail_next(*self.once)
-        world.met = 0
         world.simulator.fault = from_vendor
         world.aws_fault = at
         world.is_faulty = True
 
     def was_met(self, world: World) -> bool:
-        """Whether it happened at all, as far as that can be counted."""
-        return (
-            world.met > 0 or any(arrival.fault for arrival in world.simulator.arrivals) or not (self.aws or self.once)
-        )
+        """Whether anything met the fault, as far as that can be counted."""
+        is_counted = bool(self.aws or self.once)
+        return not is_counted or world.met > 0 or any(arrival.fault for arrival in world.simulator.arrivals)
 
 
 def everywhere(kind: str, ways: tuple[str, ...] = EVERY) -> dict[str, str]:
-    """The same of each way in."""
-    expected = dict.fromkeys(ways, kind)
+    """The same of each way in, as far as it says so; a recheck that fails is asked for again."""
+    expected = dict.fromkeys(ways, kind) | {"recheck": "received"}
     if kind.partition(" ")[0] in FOR_ALL and "sweep watched" in ways:
         expected["sweep watched"] += "|remaining"
     if kind == "TargetNotFound":
@@ -97,12 +97,12 @@ def everywhere(kind: str, ways: tuple[str, ...] = EVERY) -> dict[str, str]:
 ALWAYS = float("inf")
 
 
-def always(step: str, fault: simulator.Fault) -> tuple[tuple[str, simulator.Fault, float], ...]:
+def always(step: str, fault: simulator.Fault) -> tuple[AtStep, ...]:
     """Each call at a step meets this."""
     return ((step, fault, ALWAYS),)
 
 
-def once(step: str, fault: simulator.Fault) -> tuple[tuple[str, simulator.Fault, float], ...]:
+def once(step: str, fault: simulator.Fault) -> tuple[AtStep, ...]:
     """The first call at a step meets this."""
     return ((step, fault, 1),)
 
@@ -118,7 +118,7 @@ def silence(exchange: Exchange) -> None:
 
 
 def lookup(result: Exception | float, host: str = "127.0.0.1") -> Callable[[World], None]:
-    """Looking up the name of the vendor, or another host, fails or takes so many seconds."""
+    """Looking up the name of the vendor, or of another host, fails or takes so many seconds."""
 
     def prepare(world: World) -> None:
         port = world.ports["vendor" if host == "127.0.0.1" else "aws"]
@@ -140,12 +140,12 @@ def altered(path: tuple[str | int, ...], value: object, status: int = 200) -> si
     """The honest answer but for one value, or without it; an Error on the way is made."""
 
     def fault(exchange: Exchange) -> Response:
-        envelope = copy.deepcopy(exchange.envelope)
-        place: Any = envelope
+        envelope: Any = copy.deepcopy(exchange.envelope)
+        place = envelope
         for name in path[:-1]:
             if name == "Error":
                 place.setdefault("Error", {"CodeN": 100013, "Code": "AccessDenied", "Message": ECHO})
-            if not isinstance(place, list) and name not in place:
+            if type(place) is dict and name not in place:
                 # Of a user who is not there the vendor says nothing that could be altered.
                 return exchange.response()
             place = place[name]
@@ -158,7 +158,7 @@ def altered(path: tuple[str | int, ...], value: object, status: int = 200) -> si
     return fault
 
 
-def told(*entries: tuple[str, object]) -> simulator.Fault:
+def stated(*entries: tuple[str, object]) -> simulator.Fault:
     """Answer for the user asked with these entries."""
     return simulator.states([{"MediaType": name, "State": state} for name, state in entries])
 
@@ -173,28 +173,28 @@ MISSING = object()
 MEDIA_TYPES = ("Audio", "Video", "ScreenAudio", "ScreenVideo")
 
 
-def updates(word: str, without: str = "nothing") -> Step:
-    return lambda operation, call: (
-        operation == "UpdateItem" and word in call["UpdateExpression"] and without not in call["UpdateExpression"]
-    )
+def updates(word: str) -> Step:
+    """The updates of an item in whose expression a word stands."""
+    return lambda operation, call: operation == "UpdateItem" and word in call["UpdateExpression"]
 
 
-def of(operation: str, *words: str) -> Step:
-    """The calls of an operation in which these words stand."""
-    return lambda called, call: called == operation and all(word in json.dumps(call) for word in words)
+def of(operation: str, *words: str, without: str = "nothing") -> Step:
+    """The calls of an operation in which these words stand, and not another one."""
+
+    def matches(called: str, call: Call) -> bool:
+        words_of_call = json.dumps(call)
+        return called == operation and all(word in words_of_call for word in words) and without not in words_of_call
+
+    return matches
 
 
-def both(*steps: Step) -> Step:
-    return lambda operation, call: any(step(operation, call) for step in steps)
+def to(service: str, *, kept: bool = False) -> Step:
+    """The calls to a service, or those on connections that were kept from before the fault."""
 
-
-def reads(user: str) -> Step:
-    """The reads of what is known, to be merged, of any user or of one: of several at once, or of each."""
-
-    def matches(operation: str, call: Mapping[str, Any]) -> bool:
-        if operation == "BatchGetItem":
-            return any(entry.get("ConsistentRead") for entry in call["RequestItems"].values()) and user in str(call)
-        return operation == "GetItem" and call["Key"]["sk"]["S"] not in {"rtc", "room"} and user in str(call)
+    def matches(operation: str, call: Call) -> bool:
+        is_of_table = "TableName" in call or "RequestItems" in call
+        called = "Secrets Manager" if operation == "GetSecretValue" else "DynamoDB" if is_of_table else "SQS"
+        return called == service and (call["kept"] or not kept)
 
     return matches
 
@@ -203,23 +203,24 @@ STEPS: dict[str, Step] = {
     "read the keys": of("GetSecretValue", "SigningKeys"),
     "read the callback key": of("GetSecretValue", "CallbackKey"),
     "reserve a slot": updates("next_us"),
-    "look for a hold": of("GetItem", '"limiter"'),
     "hold all calls": updates("hold_until = :until"),
-    "read what is known": reads(""),
+    "read records to merge": of("BatchGetItem", '"ConsistentRead": true'),
     "read the end of the room": of("GetItem", '"room"'),
-    "write what is known": of("PutItem"),
-    "write what was told": updates("told = :told"),
-    "read several states": of("BatchGetItem"),
+    "write the record": of("PutItem"),
+    "mark the delivery": updates("delivered = :delivered"),
+    "list undelivered changes": of("Query", "IndexName"),
+    "read several records": of("BatchGetItem"),
     "read a room": of("Query", '"state#'),
     "write watches": of("BatchWriteItem"),
     "delete a watch": of("DeleteItem"),
-    "read the watches": lambda operation, call: of("Query", '"watch"')(operation, call) and "Select" not in call,
+    "read the watches": of("Query", '"watch"', without="Select"),
     "count the watches": of("Query", "COUNT"),
     "take the lease": updates("holder = :token"),
     "keep the lease": updates("#cursor"),
     "send": of("SendMessageBatch"),
-    "park": of("SendMessage"),
+    "keep the event": of("SendMessage", without="DelaySeconds"),
+    "ask for a recheck": of("SendMessage", "DelaySeconds"),
 }
-STEPS["any call of DynamoDB"] = lambda operation, call: "TableName" in call or "RequestItems" in call
-STEPS["any call of SQS"] = both(STEPS["send"], STEPS["park"])
-STEPS["any state"] = both(*(STEPS[name] for name in ("read what is known", "write what is known")))
+for _service in ("DynamoDB", "SQS", "Secrets Manager"):
+    STEPS[f"any call of {_service}"] = to(_service)
+    STEPS[f"a kept connection to {_service}"] = to(_service, kept=True)

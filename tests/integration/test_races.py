@@ -1,104 +1,57 @@
-"""Sweeps, the API and a task that see the same targets at once agree on one order of what is told."""
+"""Sweeps, the API and a task that see the same targets at once agree on one order of the changes."""
 
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Event
 from typing import Any
 
 import pytest
 
-from stream_state.errors import TargetNotFound
-from stream_state.model import Target
-from stream_state.sweep import SweepRequest
-from tests.integration.conftest import MEDIA, Stack
-from tests.sandbox.simulator import APP_ID
+from stream_state.domain.requests import SweepRequest
+from stream_state.domain.targets import Target
+from tests.integration.conftest import Stack, soon
+from tests.sandbox.simulator import APP_ID, MEDIA
 
 TARGETS = [Target(APP_ID, "class-1", f"user-{number}") for number in range(4)]
-GIVEN = SweepRequest(TARGETS, "changes")
-ALL = SweepRequest(TARGETS, "all")
-WATCHED = SweepRequest(None, "changes")
-ROUNDS = 10
+TURNS = 10
 
 
-def soon() -> float:
-    return time.monotonic() + 60
-
-
-@contextmanager
-def flipping(stack: Stack) -> Iterator[None]:
-    """Let the users of the room change all the time."""
-    ended = Event()
+def flip(stack: Stack) -> Callable[[], float]:
+    """Lets a user of the room change with each call, and the answers overtake each other."""
     dice = random.Random(20261123)  # noqa: S311 (chance needs no secrecy)
 
-    def flip() -> None:
-        while not ended.wait(0.002):
-            target = dice.choice(TARGETS)
-            if dice.random() < 0.1:
-                stack.simulator.leave(target.room_id, target.user_id)
-            else:
-                medium = dice.choice(list(MEDIA))
-                stack.simulator.publish(target.room_id, target.user_id, medium, on=dice.random() < 0.5)
+    def change() -> float:
+        target = dice.choice(TARGETS)
+        if dice.random() < 0.1:
+            stack.simulator.leave(target.room_id, target.user_id)
+        else:
+            medium = dice.choice(list(MEDIA))
+            stack.simulator.publish(target.room_id, target.user_id, medium, on=dice.random() < 0.5)
+        return dice.choice((0.0, 0.0, 0.005, 0.02))
 
-    # Answers overtake each other.
-    stack.simulator.delay_seconds = lambda: dice.choice((0.0, 0.0, 0.005, 0.02))
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(flip)
-        try:
-            yield
-        finally:
-            ended.set()
-            running.result()
+    return change
 
 
 def actors(stack: Stack) -> dict[str, Callable[[], Any]]:
-    """Two sweeps of given targets, one of watched ones, the API and a task, each with clients of its own."""
-    first, second, third, api, task = stack.sweep(), stack.sweep(), stack.sweep(), stack.lookup(), stack.lookup()
-    teller = stack.teller()
-
-    def ask() -> None:
-        for target in TARGETS:
-            try:
-                api.one(target, soon())
-            except TargetNotFound:
-                continue
-
+    """Two sweeps of given targets, one of watched ones, the API and a task, each an instance of its own."""
+    first, second, third = stack.sweep(), stack.sweep(), stack.sweep()
+    api, store = stack.lookup(stack.store(), delivers=False), stack.store()
+    task, delivery = stack.lookup(store), stack.delivery(store)
     return {
-        "given": lambda: first.run(GIVEN, soon(), soon()),
-        "given, all": lambda: second.run(ALL, soon(), soon()),
-        "watched": lambda: third.run(WATCHED, soon(), soon()),
-        "api": ask,
-        "task": lambda: teller.deliver(task.some(TARGETS, soon()), soon()),
+        "given": lambda: first.run(SweepRequest(TARGETS, emits_all=False), soon(), soon()),
+        "given, all": lambda: second.run(SweepRequest(TARGETS, emits_all=True), soon(), soon()),
+        "watched": lambda: third.run(SweepRequest(None, emits_all=False), soon(), soon()),
+        "api": lambda: [api.some([target], soon()) for target in TARGETS],
+        "task": lambda: delivery.deliver(task.some(TARGETS, soon()), soon()),
     }
 
 
-def assert_order_and_truth(stack: Stack) -> None:
-    """No sequence of a target was told with two contents, none goes back for the consumer, the last tells the truth."""
-    # Consumer.take fails if a sequence or an id is told with two contents.
-    messages = stack.consume()
-    for target in TARGETS:
-        told = [message for message in messages if message["user_id"] == target.user_id]
-        highest, kept = -1, []
-        for message in told:
-            if message["sequence"] >= highest:
-                highest = message["sequence"]
-                kept.append(message["sequence"])
-        assert kept == sorted(kept)
-        last = stack.consumer.kept[target.room_id, target.user_id]
-        truth = stack.truth(target)
-        assert last["sequence"] == highest
-        assert last["media"] == (truth or dict.fromkeys(last["media"]))
-        assert (last["present"] is False) is (truth is None)
-
-
 def race(stack: Stack, names: list[str]) -> None:
-    """Let them all run again and again at once; what one of them raises is raised here."""
+    """Let them all run again and again at once; an exception of any of them is raised here."""
     running = actors(stack)
 
     def act(name: str) -> None:
-        for _ in range(ROUNDS):
+        for _ in range(TURNS):
             running[name]()
 
     with ThreadPoolExecutor(len(names)) as pool:
@@ -114,23 +67,32 @@ def race(stack: Stack, names: list[str]) -> None:
 def test_everyone_at_once_agrees(stack: Stack, names: list[str]) -> None:
     stack.watch_list().add(TARGETS, 3600)
 
-    # While the users change.
-    with flipping(stack):
-        race(stack, names)
-    # When they have come to rest, and one more sweep has seen them.
-    summary = stack.sweep().run(GIVEN, soon(), soon())
+    # While the users change
+    stack.simulator.delay_seconds = flip(stack)
+    race(stack, names)
+    # When they have come to rest, and one more sweep has seen them
+    stack.simulator.delay_seconds = lambda: 0.0
+    summary = stack.run_sweep(*TARGETS)
 
+    # Then no sequence was delivered with two contents, as the consumer checks, and the newest one has the truth
     assert summary["failed"] == 0
-    assert_order_and_truth(stack)
-    assert stack.sweep().run(GIVEN, soon(), soon())["unchanged"] == len(TARGETS)
+    messages = stack.consume()
+    stack.assert_consumer_has_the_truth(TARGETS)
+    stack.assert_consumer_has_the_records(TARGETS)
+    # Then what is still on the list of undelivered changes is a repeat, and the list ends empty
+    stack.ahead_seconds += 11
+    assert stack.run_sweep(*TARGETS)["unchanged"] == len(TARGETS)
+    ids = {message["id"] for message in messages}
+    assert all(message["id"] in ids for message in stack.consume())
+    assert stack.store().undelivered(100) == []
 
 
-def test_a_race_at_rest_tells_each_change_under_one_id(stack: Stack) -> None:
-    # Given a change that everyone sees at the same time.
+def test_a_race_at_rest_delivers_each_change_under_one_id(stack: Stack) -> None:
+    # Given a change that everyone sees at the same time
     for target in TARGETS:
         stack.simulator.publish(target.room_id, target.user_id, "Video")
 
     race(stack, ["given", "task", "api"])
 
-    news = [message for message in stack.consume() if message["changed"]]
-    assert len({message["id"] for message in news}) == len({message["user_id"] for message in news}) == len(TARGETS)
+    changes = [message for message in stack.consume() if message["changed"]]
+    assert len({message["id"] for message in changes}) == len({message["user_id"] for message in changes}) == 4

@@ -4,8 +4,10 @@ The functions have the environment and the time-outs of the template. One world 
 resolver and the output belong to the whole process.
 """
 
+import contextlib
 import copy
 import importlib
+import io
 import json
 import os
 import socket
@@ -19,7 +21,12 @@ from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
+from weakref import WeakSet
 
+from stream_state.adapters.queues import RetryQueue
+from stream_state.domain.merging import from_lists
+from stream_state.domain.states import state_of
 from stream_state.errors import StreamStateError
 from tests.e2e.schemas import conforms
 from tests.integration.consumer import Consumer
@@ -30,46 +37,44 @@ from tests.sandbox.functions import REGION
 from tests.sandbox.server import LoopbackServer, Request, Response
 from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, MEDIA, Exchange, Fault, Keys, Simulator
 from tests.sandbox.template import Template
-from tests.unit.pushed import fields, sign, text
+from tests.unit.callback_world import fields, sign, text
 
 REPOSITORY = Path(__file__).parents[2]
 MODULES = {name: f"functions.{name}.app" for name in ("api", "task", "sweep", "callback")}
 # Of the shape that the vendor's codes have, so that nothing but their being secret keeps them from being shown.
 KEYS = Keys("CANARYaccess0123456789", "CANARYsecret0123456789", "CANARYtoken0123456789")
+SECRET = {name: getattr(KEYS, name) for name in ("access_key_id", "secret_access_key", "session_token")}
 AWS_SECRET = "CANARYaws0123456789"
-CANARIES = (KEYS.access_key_id, KEYS.secret_access_key, str(KEYS.session_token), CALLBACK_KEY, AWS_SECRET)
-# What only a signature and its canonical request hold.
+CANARIES = (*SECRET.values(), CALLBACK_KEY, AWS_SECRET)
+# Only a signature and its canonical request hold these.
 SIGNED = ("HMAC-SHA256", "Credential=", "SignedHeaders", "x-content-sha256", "AWS4-")
-# A person waits for as long as a sweep here: its usual quarter of an hour would be the campaign's too.
+# A sweep's usual quarter of an hour would be the campaign's too.
 SWEEP_SECONDS = 20
 VENDOR_WAITS_SECONDS = 5
+# The context of an invocation, besides its time.
+CONTEXT = dict.fromkeys(("aws_request_id", "function_name", "memory_limit_in_mb", "invoked_function_arn"), "campaign")
 
 ROOM = "class-1"
 # The first publishes everything throughout. The last is there only after the change.
 WATCHED = ("teacher", "guest", "host", "late")
-BEFORE: dict[str, tuple[str, ...]] = {"teacher": tuple(MEDIA), "guest": (), "host": ("Video",)}
-AFTER: dict[str, tuple[str, ...]] = {
-    "teacher": tuple(MEDIA),
-    "guest": ("Video",),
-    "host": ("Audio",),
-    "late": ("Audio", "ScreenVideo"),
-}
-# Of these only events tell, that they speak.
-PUSHED = ("pupil", "parked")
+# Of the others only events speak, or events and then a recheck.
+LEAVER = "leaver"
+BY_EVENTS = {"event": "pupil", "kept event": "assistant", "leave": LEAVER}
+BEFORE: dict[str, tuple[str, ...]] = {"teacher": tuple(MEDIA), "guest": (), "host": ("Video",), LEAVER: ("Audio",)}
+AFTER = BEFORE | {"guest": ("Video",), "host": ("Audio",), "late": ("Audio", "ScreenVideo")}
 TARGETS = [{"room_id": ROOM, "user_id": user} for user in WATCHED]
+# The leave is dated so long ago that a recheck at once counts, and so soon after the start that it leaves a doubt.
+STARTED_MS_AGO, LEFT_MS_AGO = 20_000, 18_000
 
 
 def on(media: Iterable[str]) -> set[str]:
-    """The names of ours for the vendor's media."""
+    """The project's names of the vendor's media."""
     return {MEDIA[medium] for medium in media}
 
 
-# The media of which the vendor has said 0 at some time, and does so after the change.
-EVER_OFF = {
-    user: set(MEDIA.values()) - (on(BEFORE[user]) & on(AFTER[user]) if user in BEFORE else on(AFTER[user]))
-    for user in WATCHED
-} | {user: set() for user in PUSHED}
-NOW_OFF = {user: set(MEDIA.values()) - on(AFTER[user]) for user in WATCHED}
+# The media for which the vendor has answered 0 at some time, and those for which it does after the change.
+NOW_OFF = {user: set(MEDIA.values()) - on(AFTER[user]) for user in AFTER}
+EVER_OFF = {user: off | (set(MEDIA.values()) - on(BEFORE.get(user, tuple(MEDIA)))) for user, off in NOW_OFF.items()}
 
 
 class Pass(Exception):
@@ -80,83 +85,79 @@ class Pass(Exception):
         self.answered = answered
 
 
-# What a call of AWS meets, if it is one that the fault is for; the operation is named as in "UpdateItem".
+# The fault that a call of AWS meets, if any; the operation is named as in "UpdateItem", and the call says besides its
+# parameters whether its connection is `kept` from before the fault.
 AwsFault = Callable[[str, Mapping[str, Any]], Fault | None]
 
 
 class Wire:
-    """Stands before moto: its answers are replaced, cut or lost on the connection itself."""
+    """Stands before moto: keeps connections as AWS does, and lets faults replace, cut or lose answers."""
 
     def __init__(self, world: "World", application: Callable[..., Any]) -> None:
         self._world = world
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        world = self._world
+        world, connection = self._world, environ["werkzeug.socket"]
         operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        carry_out = lambda begin: self._application(environ | {"wsgi.input": _Again(body)}, begin)  # noqa: E731 (short)
-        fault = world.aws_fault(operation, json.loads(body or b"{}")) if world.is_faulty and operation else None
-        if fault is None:
-            return carry_out(start_response)
-        connection = environ["werkzeug.socket"]
-        world.under_way += 1
+        call = json.loads(body or b"{}")
+        # A recheck comes at once: the events that ask for one are old enough.
+        if call.pop("DelaySeconds", None) is not None:
+            body = json.dumps(call).encode()
+            call["DelaySeconds"] = 1
+        given = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        is_own = not (world.is_faulty and operation)
+        fault = None if is_own else world.aws_fault(operation, {**call, "kept": connection in world.kept})
+        token = object()
+        if fault:
+            world.under_way.add(token)
         try:
-            request = Request("POST", environ["PATH_INFO"], [], body)
-            if response := fault(Exchange(request, {}, 200, {}, connection)):
-                connection.sendall(response.wire())
-        except Pass as passed:
-            if passed.answered:
-                return carry_out(start_response)
-            list(carry_out(lambda *_: None))
+            self._answer(connection, fault, Request("POST", environ["PATH_INFO"], [], body), environ | given)
         except OSError:
             pass  # The client has gone.
         finally:
-            world.under_way -= 1
-        # The server would leave the connection open.
-        connection.shutdown(socket.SHUT_RDWR)
+            world.under_way.discard(token)
+        if fault is None:
+            world.connections.add(connection)
+        # The server takes the next request of an open connection after this, and adds nothing to the answer.
         raise ConnectionResetError
 
+    def _answer(self, connection: socket.socket, fault: Fault | None, request: Request, environ: Any) -> None:
+        response = None
+        try:
+            response = fault(Exchange(request, {}, 200, {}, connection)) if fault else self._carry_out(environ)
+        except Pass as passed:
+            response = self._carry_out(environ)
+            response = response if passed.answered else None
+        if response:
+            connection.sendall(response.wire())
+        if fault:
+            connection.shutdown(socket.SHUT_RDWR)
 
-class _Again:
-    """A body that was read, to be read again."""
-
-    def __init__(self, body: bytes) -> None:
-        self.read = lambda *_: body
-
-
-class Context:
-    """The context of an invocation, whose time runs."""
-
-    aws_request_id = "invocation-1"
-    function_name = "campaign"
-    memory_limit_in_mb = 256
-    invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:campaign"
-
-    def __init__(self, seconds: float) -> None:
-        self._ends_at = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        return max(int((self._ends_at - time.monotonic()) * 1000), 0)
+    def _carry_out(self, environ: dict[str, Any]) -> Response:
+        begun: list[Any] = []
+        body = b"".join(self._application(environ, lambda *given: begun.extend(given[:2])))
+        return Response(int(begun[0].split()[0]), body, list(begun[1]))
 
 
 @dataclass
 class Evidence:
-    """What one fault came to, besides the kinds of the answers."""
+    """The effects of one fault, besides the kinds of the answers."""
 
     shown: list[Any] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
     def false_offs(self, *, absent: bool) -> list[str]:
-        """Each state shown that says off, or absent if the vendor has not said so, of what it never said 0 of."""
+        """Each state shown that is off without a 0 of the vendor, or, if the vendor does not say absent, absent."""
         found = []
         for state in _states(self.shown):
-            user, queried = state["user_id"], state.get("source") == "query"
-            allowed = (NOW_OFF if queried and user in NOW_OFF else EVER_OFF).get(user, set())
+            user, source = state["user_id"], state.get("source")
             off = {medium for medium, value in state["media"].items() if value is False}
-            # A query that the vendor answered before the change may be told after it.
-            if off - (EVER_OFF.get(user, set()) if "sequence" in state else allowed):
-                found.append(f"{user} {sorted(off)} {state.get('source')}")
+            # The message of a query that the vendor answered before the change may come after it.
+            is_answer = source == "query" and "sequence" not in state
+            if off - (NOW_OFF if is_answer else EVER_OFF).get(user, set()):
+                found.append(f"{user} {sorted(off)} {source}")
             if state["present"] is False and user != "late" and not absent:
                 found.append(f"{user} absent")
         return found
@@ -173,23 +174,23 @@ def _states(value: Any) -> Iterator[dict[str, Any]]:
         if "media" in value and "user_id" in value:
             yield value
         value = list(value.values())
-    for member in value if isinstance(value, list) else ():
-        yield from _states(member)
+    for part in value if isinstance(value, list) else ():
+        yield from _states(part)
 
 
 class World:
-    """Everything, in a state that is known: what was before the change is stored and told."""
+    """Everything, in a settled state: the states before the change are stored and delivered."""
 
     def __init__(self) -> None:
         self.simulator = Simulator()
-        self.simulator.calls_per_second = None
         self.simulator.rotate(KEYS)
         self.aws = Aws(REGION, lambda request: Response(404))
         self.aws._server.app = Wire(self, self.aws._server.app)
-        self.is_faulty = self.pauses = False
-        self.under_way = self.met = 0
-        self.aws_fault: AwsFault = lambda operation, call: None
-        self.resolve: Callable[[str, int], None] = lambda host, port: None
+        self.connections: WeakSet[socket.socket] = WeakSet()
+        self.kept: frozenset[socket.socket] = frozenset()
+        self.is_faulty, self.met = False, 0
+        # Tokens of the faults that hold something up now.
+        self.under_way = set[object]()
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (open for as long as the process)
         for stream in (1, 2):
             os.dup2(self._log.fileno(), stream)
@@ -206,26 +207,23 @@ class World:
         os.environ.update(own)
         given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, "RtcQps": "60", "EnableCallbacks": "true"}
         template = Template(REPOSITORY / "template.yaml", given, "campaign", self.aws)
-        self._functions = {
-            name.removesuffix("Function").lower(): function for name, function in template.functions(own).items()
-        }
+        functions = template.functions(own).items()
+        self._functions = {name.removesuffix("Function").lower(): function for name, function in functions}
         self.outputs = template.outputs
         self._usual = dict(os.environ)
         self._clients = {name: self.aws.client(name) for name in ("dynamodb", "sqs", "secretsmanager")}
         self._retry_queue_url = self._functions["callback"].environment["CALLBACK_RETRY_QUEUE_URL"]
         self.ports = _ports() | {"aws": self.aws._server.server_port, "vendor": self.simulator.server_address[1]}
         self._take_over()
-        self._modules: dict[str, Any] = {}
-        self.environment: Mapping[str, str] = {}
         self._stored: list[Any] = []
-        self.consumer = self._told = Consumer()
+        self.consumer = self._delivered = Consumer()
         self.begin()
-        self._set(BEFORE)
-        self.seconds: float | None = None
+        self.set_truth(BEFORE)
         assert self.use("post watches") == {"answer"}
         assert self.use("sweep watched") == {"answer"}
         self._take_messages()
-        self._stored, self._told = [item for item in self._items() if item["pk"]["S"] != "limiter"], self.consumer
+        self._stored = [item for item in self._items() if item["pk"]["S"] != "limiter"]
+        self._delivered = self.consumer
 
     def _take_over(self) -> None:
         """Put the world's own resolver in place of the process's; clients of AWS pause only where time is short."""
@@ -233,7 +231,12 @@ class World:
 
         def getaddrinfo(host: Any, port: Any, *more: Any, **options: Any) -> Any:
             if self.is_faulty:
-                self.resolve(str(host), int(port))
+                token = object()
+                self.under_way.add(token)
+                try:
+                    self.resolve(str(host), int(port))
+                finally:
+                    self.under_way.discard(token)
             own = isinstance(host, str) and host.endswith(".localhost")
             return real("127.0.0.1" if own else host, port, *more, **options)
 
@@ -247,71 +250,74 @@ class World:
     def begin(self) -> None:
         """Bring everything into the state before the change."""
         self.calm()
-        self.seconds = None
         self._write([{"DeleteRequest": {"Key": {key: item[key] for key in ("pk", "sk")}}} for item in self._items()])
         self._write([{"PutRequest": {"Item": item}} for item in self._stored])
         for url in (self.outputs["ResultsQueueUrl"], self._retry_queue_url):
-            self._receive(url, delete=True)
-        self.put_secret({"access_key_id": KEYS.access_key_id, "secret_access_key": KEYS.secret_access_key})
-        self.put_secret({"callback_key": CALLBACK_KEY}, "CallbackKeySecretArn")
-        self.simulator.rotate(KEYS)
+            self._receive(url)
         self.simulator.arrivals.clear()
-        self.evidence, self.consumer, self._refused = Evidence(), copy.deepcopy(self._told), list[str]()
+        self.evidence, self.consumer, self._refused = Evidence(), copy.deepcopy(self._delivered), list[str]()
         self._log_from = os.fstat(self._log.fileno()).st_size
 
-    def change(self) -> None:
-        """Let the vendor's truth change."""
-        self._set(AFTER)
-
     def put_secret(self, value: object, output: str = "SigningKeysSecretArn") -> None:
-        """Store a secret: an object as JSON, or text as it is; the keys get their session token."""
-        if isinstance(value, dict) and "access_key_id" in value:
-            value = {**value, "session_token": KEYS.session_token}
+        """Store a secret: an object as JSON, or text as it is."""
         secret = value if isinstance(value, str) else json.dumps(value)
         self._clients["secretsmanager"].put_secret_value(SecretId=self.outputs[output], SecretString=secret)
 
-    def _set(self, truth: Mapping[str, Iterable[str]]) -> None:
+    def set_truth(self, truth: Mapping[str, Iterable[str]]) -> None:
         self.simulator._rooms.clear()
         for user, media in truth.items():
             self.simulator.publish(ROOM, user, *media)
 
     def calm(self) -> None:
-        """End every fault; functions start cold again."""
+        """End every fault; functions start cold again, with their secrets and all their time."""
         self.is_faulty = self.pauses = False
         while self.under_way:
             time.sleep(0.01)
-        self.aws_fault = lambda operation, call: None
-        self.resolve = lambda host, port: None
+        self.aws_fault: AwsFault = lambda operation, call: None
+        self.resolve: Callable[[str, int], None] = lambda host, port: None
         self.simulator.fault = lambda exchange: None
         self.simulator._faults.clear()
         self.simulator.calls_per_second = None
         simulator_module.time = time  # type: ignore[attr-defined]  # its clock may have been another
+        self.seconds: float | None = None
         self.start_cold({})
+        self.simulator.rotate(KEYS)
+        self.put_secret(SECRET)
+        self.put_secret({"callback_key": CALLBACK_KEY}, "CallbackKeySecretArn")
 
     def start_cold(self, environment: Mapping[str, str]) -> None:
         """Let the next invocation of each function be a cold start with these variables over its own."""
         self.environment = {name: value.format(**self.ports) for name, value in environment.items()}
-        self._modules = {}
+        self._modules: dict[str, Any] = {}
+        RetryQueue.from_settings.cache_clear()
+
+    def close_kept(self) -> None:
+        """Close the connections of AWS that are kept now, while they are idle."""
+        for connection in tuple(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     # The ways in
 
     def use(self, way: str) -> set[str]:
-        """Use a way in, and tell of which kinds the answers are."""
+        """The kinds of the answers to a way in."""
         kinds, limit = WAYS[way](self)
         return kinds if self._took <= limit else {"no answer in time"}
 
     def _invoke(self, name: str, event: Any) -> tuple[Any, str | None, float]:
-        """What a function returns, the kind of what it raises, and the seconds that it had."""
+        """A function's answer, the kind of the error that it raises, and the seconds that it had."""
         seconds = self.seconds or min(self._functions[name].timeout_seconds, SWEEP_SECONDS + 9)
         if name not in self._modules:
             os.environ.clear()
             os.environ.update({**self._usual, **self._functions[name].environment, **self.environment})
-            known = MODULES[name] in sys.modules
+            is_loaded = MODULES[name] in sys.modules
             module = importlib.import_module(MODULES[name])
-            self._modules[name] = importlib.reload(module) if known else module
+            self._modules[name] = importlib.reload(module) if is_loaded else module
         started = time.monotonic()
+        remaining = lambda: max(int((started + seconds - time.monotonic()) * 1000), 0)  # noqa: E731 (short)
         try:
-            answer = self._modules[name].lambda_handler(event, Context(seconds))
+            context = SimpleNamespace(**CONTEXT, get_remaining_time_in_millis=remaining)
+            answer = self._modules[name].lambda_handler(event, context)
         except StreamStateError as error:
             self.evidence.shown.append(str(error))
             return None, kind_of(error.problem()), seconds
@@ -320,174 +326,152 @@ class World:
             return None, f"unhandled {type(error).__name__}", seconds
         finally:
             self._took = time.monotonic() - started
+        self.evidence.shown.append(answer)
         return answer, None, seconds
 
-    def http(
-        self, method: str, route: str, body: object = None, query: Mapping[str, str] | None = None
-    ) -> tuple[set[str], float]:
+    def http(self, method: str, route: str, body: object = None, **query: str) -> tuple[set[str], float]:
         """A request to the API about the guest."""
-        sample = json.loads((REPOSITORY / "events" / "api" / "get-http-api.json").read_text())
-        key = {"routeKey": f"{method} {route}"}
-        http = {**sample["requestContext"]["http"], "method": method, "path": route}
-        event = sample | {
-            **key,
-            "rawPath": route,
-            "requestContext": sample["requestContext"] | key | {"http": http},
-            "queryStringParameters": query or {},
+        event = _request("api/get-http-api.json", method, route, body or {}) | {
+            "queryStringParameters": query,
             "pathParameters": {"room_id": ROOM, "user_id": "guest"},
-            "body": json.dumps(body or {}),
         }
         answer, raised, seconds = self._invoke("api", event)
         if raised:
             return {raised}, seconds
         document = json.loads(answer["body"] or "{}")
-        self.evidence.shown.append([answer, document])
-        results = document.get("results", [document])
-        kinds = {kind_of(result) for result in results} or {"answer"}
+        self.evidence.shown.append(document)
+        kinds = {kind_of(result) for result in document.get("results", [document])} or {"answer"}
         # Of one target the status is the problem's.
-        if answer["statusCode"] != document.get("status", answer["statusCode"]) or (
-            "error" not in document and answer["statusCode"] not in {200, 204}
-        ):
-            kinds.add("wrong status")
-        return kinds, seconds
+        is_right = answer["statusCode"] in ({document["status"]} if "error" in document else {200, 204})
+        return kinds if is_right else {*kinds, "wrong status"}, seconds
 
-    def task(self, **more: object) -> tuple[set[str], float]:
+    def task(self) -> tuple[set[str], float]:
         """One target for the queue."""
-        answer, raised, seconds = self._invoke("task", {**TARGETS[1], "deliver": "queue", **more})
-        self.evidence.shown.append(answer)
+        answer, raised, seconds = self._invoke("task", {**TARGETS[1], "deliver": "queue"})
         return {raised or kind_of(answer)}, seconds
 
     def sweep(self, event: dict[str, Any]) -> tuple[set[str], float]:
         """A sweep; each of given targets must come to be a message, unless nothing changed."""
         summary, raised, seconds = self._invoke("sweep", event)
-        self.evidence.shown.append(summary)
-        self._take_messages()
+        problems = self._take_messages()
         if raised:
             return {raised}, seconds
-        if "skipped" in summary:
-            return {"skipped"}, seconds
         kinds = {kind_of(failure["problem"]) for failure in summary["failures"]}
         done = summary["delivered"] + summary["unchanged"]
         if "targets" in event:
-            kinds |= set(self.problems)
-            if (missing := len(TARGETS) - done - len(self.problems)) > 0:
+            kinds |= set(problems)
+            if (missing := len(TARGETS) - done - len(problems)) > 0:
                 self.evidence.lost.append(f"{missing} given targets without a message")
-        elif summary["remaining"]:
+        elif summary["remaining"] or "skipped" in summary:
             kinds.add("remaining")
         return kinds | ({"answer"} if done else set()), seconds
 
-    def push(self, ago_ms: int = 0) -> tuple[set[str], float]:
-        """The vendor pushes an event, and waits for five seconds."""
-        return {self._post(self._event("pupil", ago_ms))}, VENDOR_WAITS_SECONDS
-
-    def push_parked(self) -> tuple[set[str], float]:
-        """An event that was parked comes from the retry queue."""
-        arrived = {"arrived_at_ms": {"DataType": "Number", "StringValue": str(int(time.time() * 1000))}}
-        event, calm = self._event("parked", 0), self.is_faulty
-        self.is_faulty = False
-        self._clients["sqs"].send_message(QueueUrl=self._retry_queue_url, MessageBody=event, MessageAttributes=arrived)
-        messages = self._receive(self._retry_queue_url)
-        self.is_faulty = calm
-        return self._again(messages)
-
-    def _event(self, user: str, ago_ms: int) -> str:
+    def event(self, user: str, kind: str = "UserAudioStreamStart", ago_ms: int = 0, **data: str) -> str:
+        """The text of a callback event."""
         at_ms = int(time.time() * 1000) - ago_ms
-        return text(sign(fields("UserAudioStreamStart", at_ms, user_id=user), CALLBACK_KEY))
+        return text(sign(fields(kind, at_ms, user_id=user, **data), CALLBACK_KEY))
+
+    def post(self, *bodies: str) -> tuple[set[str], float]:
+        """Send callback events, one after the other, as the vendor, who waits for five seconds for each."""
+        return {self._post(body) for body in bodies}, VENDOR_WAITS_SECONDS
+
+    def leave(self) -> tuple[set[str], float]:
+        """Events that leave a doubt: a leave so soon after a start may be of an earlier connection."""
+        start = self.event(LEAVER, ago_ms=STARTED_MS_AGO)
+        return self.post(start, self.event(LEAVER, "UserLeaveRoom", LEFT_MS_AGO, Reason="userLeave"))
 
     def _post(self, body: str) -> str:
-        event = {"version": "2.0", "rawPath": "/callbacks/rtc", "headers": {}, "requestContext": {}, "body": body}
+        event = _request("callback/stream-start-http-api.json", "POST", "/callbacks/rtc", None) | {"body": body}
+        before = self._messages_kept()
         answer, raised, _ = self._invoke("callback", event)
-        self.evidence.shown.append(answer)
-        if raised or answer["statusCode"] != 200:
-            self._refused.append(body)
-            return raised or kind_of(json.loads(answer["body"]))
-        return "taken"
+        if self._took > VENDOR_WAITS_SECONDS:
+            return "no answer in time"
+        if not raised and answer["statusCode"] == 200:
+            return "received"
+        self._refused.append(body)
+        kind = raised or kind_of(json.loads(answer["body"]))
+        is_unverified = kind == "CredentialsUnavailable"
+        return "kept unverified" if is_unverified and self._messages_kept() > before else kind
 
-    def _again(self, messages: list[dict[str, Any]]) -> tuple[set[str], float]:
-        """Hand messages of the retry queue on, as Lambda does."""
-        records = [
-            {
-                "messageId": message["MessageId"],
-                "body": message["Body"],
-                "attributes": message["Attributes"],
-                "messageAttributes": {
-                    name: {"stringValue": value["StringValue"]} for name, value in message["MessageAttributes"].items()
-                },
-            }
-            for message in messages
-        ]
-        answer, raised, seconds = self._invoke("callback", {"Records": records})
-        failed = {entry["itemIdentifier"] for entry in answer["batchItemFailures"]} if answer else None
-        for message in messages:
-            receipt = {"QueueUrl": self._retry_queue_url, "ReceiptHandle": message["ReceiptHandle"]}
-            if failed is None or message["MessageId"] in failed:
-                faulty, self.is_faulty = self.is_faulty, False
-                self._clients["sqs"].change_message_visibility(**receipt, VisibilityTimeout=0)
-                self.is_faulty = faulty
-            else:
-                self._clients["sqs"].delete_message(**receipt)
-        return {raised or ("kept" if failed else "taken")}, seconds
+    def hand_on(self, body: str) -> tuple[set[str], float]:
+        """Hand a message of the retry queue to the function, as Lambda does; if it fails, it stays in the queue."""
+        record = {"messageId": str(uuid4()), "body": body, "messageAttributes": {}, "eventSource": "aws:sqs"}
+        sent = {"ApproximateReceiveCount": "1", "SentTimestamp": str(int(time.time() * 1000))}
+        answer, raised, seconds = self._invoke("callback", {"Records": [record | {"attributes": sent}]})
+        if not raised and not answer["batchItemFailures"]:
+            return {"received"}, seconds
+        with self._aside():
+            self._clients["sqs"].send_message(QueueUrl=self._retry_queue_url, MessageBody=body)
+        return {raised or "item failure"}, seconds
 
     # After a fault
 
     def settle(self) -> None:
-        """When all is well again: the vendor's next try, what was parked, and one sweep."""
+        """When all is well again: the vendor's next try, the retry queue, and one sweep."""
         self.calm()
-        self.simulator.rotate(KEYS)
-        self.put_secret({"access_key_id": KEYS.access_key_id, "secret_access_key": KEYS.secret_access_key})
-        self.put_secret({"callback_key": CALLBACK_KEY}, "CallbackKeySecretArn")
-        # As if the minute had passed for which calls are held, and for which a sweep that died holds the lease.
+        # As if the minute had passed for which calls are held, a dead sweep holds the lease, and rechecks may be late.
         keys = [("limiter", "rtc"), ("sweep", "lease")]
         self._write([{"DeleteRequest": {"Key": {"pk": {"S": pk}, "sk": {"S": sk}}}} for pk, sk in keys])
-        self.seconds = None
+        listed = [item for item in self._items() if "undelivered" in item]
+        self._write([{"PutRequest": {"Item": item | {"deliver_after": {"N": "0"}}}} for item in listed])
         refused, self._refused = self._refused, []
-        self.evidence.lost += [f"event {kind}" for body in refused if (kind := self._post(body)) != "taken"]
-        while messages := self._receive(self._retry_queue_url):
-            if self._again(messages)[0] != {"taken"}:
-                self.evidence.lost.append("a parked event")
-                break
+        self.evidence.lost += [f"event {kind}" for body in refused if (kind := self._post(body)) != "received"]
         self.use("post watches")
         if (kinds := self.use("sweep watched")) != {"answer"}:
             self.evidence.lost.append(f"the sweep after it: {sorted(kinds)}")
+        while messages := self._receive(self._retry_queue_url):
+            if any(self.hand_on(message["Body"])[0] != {"received"} for message in messages):
+                self.evidence.lost.append("a message of the retry queue")
+                break
         self._take_messages()
-        self.evidence.shown += [_state_of(item) for item in self._items() if "facts" in item]
+        self.evidence.shown += [_state_of(item) for item in self._items() if "observations" in item]
 
     def compare(self, ways: Iterable[str]) -> None:
         """What the consumer of the queue has now must be the truth."""
-        truth = {user: {name: name in on(AFTER[user]) for name in MEDIA.values()} for user in WATCHED}
-        told = {way: user for way, user in {"push": "pupil", "push parked": "parked"}.items() if way in ways}
-        truth |= {user: {**dict.fromkeys(MEDIA.values()), "audio": True} for user in told.values()}
-        for user, media in truth.items():
+        truth: dict[str, Any] = {user: {name: name in on(AFTER[user]) for name in MEDIA.values()} for user in AFTER}
+        by_events = {user: {**dict.fromkeys(MEDIA.values()), "audio": True} for user in BY_EVENTS.values()}
+        used = [user for way, user in BY_EVENTS.items() if way in ways]
+        for user in (*WATCHED, *used):
             kept = self.consumer.kept.get((ROOM, user), {"media": None})
-            if kept["media"] != media:
+            if kept["media"] != truth.get(user, by_events.get(user)):
                 self.evidence.lost.append(f"{user} is {kept['media']}")
 
     @property
     def log(self) -> str:
-        """What was written to stdout and stderr since the fault began."""
+        """All that was written to stdout and stderr since the fault began."""
         sys.stdout.flush()
         end = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), end - self._log_from, self._log_from).decode(errors="replace")
 
-    def _take_messages(self) -> None:
-        faulty, self.is_faulty = self.is_faulty, False
-        self.problems = list[str]()
-        for message in self._receive(self.outputs["ResultsQueueUrl"], delete=True):
-            body = self.consumer.take(message["Body"])
-            conforms("message", body)
-            self.evidence.shown.append(body)
-            if "problem" in body:
-                self.problems.append(kind_of(body["problem"]))
-        self.is_faulty = faulty
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """The world's own calls meet no fault."""
+        was_faulty, self.is_faulty = self.is_faulty, False
+        yield
+        self.is_faulty = was_faulty
 
-    def _receive(self, url: str, *, delete: bool = False) -> list[dict[str, Any]]:
+    def _take_messages(self) -> list[str]:
+        """Pass the messages of the results queue to the consumer; the kinds of the problems among them."""
+        with self._aside():
+            taken = [self.consumer.take(message["Body"]) for message in self._receive(self.outputs["ResultsQueueUrl"])]
+        for message in taken:
+            conforms("message", message)
+        self.evidence.shown += taken
+        return [kind_of(message["problem"]) for message in taken if "problem" in message]
+
+    def _receive(self, url: str) -> list[dict[str, Any]]:
         sqs, received = self._clients["sqs"], []
-        every = {"MaxNumberOfMessages": 10, "AttributeNames": ["All"], "MessageAttributeNames": ["All"]}
-        while batch := sqs.receive_message(QueueUrl=url, **every).get("Messages"):
+        while batch := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
             received += batch
-            for message in batch if delete else ():
+            for message in batch:
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
         return received
+
+    def _messages_kept(self) -> int:
+        with self._aside():
+            names = ["ApproximateNumberOfMessages"]
+            answer = self._clients["sqs"].get_queue_attributes(QueueUrl=self._retry_queue_url, AttributeNames=names)
+        return int(answer["Attributes"][names[0]])
 
     def _items(self) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = self._clients["dynamodb"].scan(TableName=self.outputs["StateTableName"])["Items"]
@@ -498,8 +482,15 @@ class World:
             self._clients["dynamodb"].batch_write_item(RequestItems={self.outputs["StateTableName"]: requests})
 
 
+def _request(sample: str, method: str, path: str, body: object) -> dict[str, Any]:
+    """A sample event of API Gateway, as of another route."""
+    event: dict[str, Any] = json.loads((REPOSITORY / "events" / sample).read_text())
+    event["requestContext"]["http"] |= {"method": method, "path": path}
+    return event | {"routeKey": f"{method} {path}", "rawPath": path, "body": json.dumps(body)}
+
+
 def kind_of(document: Mapping[str, Any]) -> str:
-    """An answer, or the error's name, with the status where there are two; what breaks its schema is neither."""
+    """An answer, or the error's name, with a status that is not its usual one; or that it breaks its schema."""
     name = "problem" if "error" in document else "message" if "message_id" in document else "answer"
     if name == "problem" or document.get("type") == "stream_state":
         try:
@@ -508,98 +499,73 @@ def kind_of(document: Mapping[str, Any]) -> str:
             return "against the schema"
     if name != "problem":
         return "answer"
-    status = document["status"]
-    if status == STATUS.get(document["error"]):
-        return str(document["error"])
-    return f"{document['error']} {status}"
+    error, status = document["error"], document["status"]
+    return str(error) if status == STATUS.get(error) else f"{error} {status}"
 
 
 # The status of each error; where the time was up RtcUnavailable has 504, which is then part of its kind.
-STATUS = {
-    "InvalidTarget": 400,
+STATUS: dict[str, int] = {
+    "InvalidRequest": 400,
     "TargetNotFound": 404,
-    "QuotaExceeded": 429,
-    "RtcThrottled": 429,
+    **dict.fromkeys(("QuotaExceeded", "RtcThrottled"), 429),
     "CredentialsInvalid": 500,
-    "CredentialsUnavailable": 503,
-    "StateUnavailable": 503,
-    "DeliveryFailed": 503,
-    "RtcAccessDenied": 502,
-    "RtcRequestRefused": 502,
-    "RtcActionRetired": 502,
-    "RtcProtocolError": 502,
-    "RtcUnavailable": 503,
+    **dict.fromkeys(("RtcAccessDenied", "RtcRequestRefused", "RtcActionRetired", "RtcProtocolError"), 502),
+    **dict.fromkeys(("CredentialsUnavailable", "StateUnavailable", "DeliveryFailed", "RtcUnavailable"), 503),
 }
 
 
 def _state_of(item: Mapping[str, Any]) -> dict[str, Any]:
-    """What an item of the table says, in the form of an answer."""
-    facts = {name: fact[0] for name, fact in json.loads(item["facts"]["S"]).items()}
-    media = {name: facts.get(name) for name in MEDIA.values()}
-    return {"user_id": item["user_id"]["S"], "media": media, "present": None, "source": "table"}
+    """The state of a stored record, in the form of an answer."""
+    values = state_of(from_lists(json.loads(item["observations"]["S"]))).values
+    present = values.pop("present")
+    return {"user_id": item["user_id"]["S"], "media": values, "present": present, "source": "table"}
 
 
-def _hang_up(data: bytes) -> type[BaseRequestHandler]:
-    """A handler that reads what comes first, answers with these bytes and closes."""
+def _listen(answers: bytes | None) -> int:
+    """The port of a server that answers so and closes; None: it is silent until the client goes away."""
 
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
-            self.request.recv(4096)
-            self.request.sendall(data)
+            with contextlib.suppress(OSError):
+                while self.request.recv(4096) and answers is None:
+                    pass
+                self.request.sendall(answers or b"")
 
-    return Handler
-
-
-class _Silent(BaseRequestHandler):
-    """Waits until the client goes away."""
-
-    def handle(self) -> None:
-        while self.request.recv(4096):
-            pass
-
-
-def _listen(handler: type[BaseRequestHandler]) -> int:
-    server = ThreadingTCPServer(("127.0.0.1", 0), handler)
+    server = ThreadingTCPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return int(server.server_address[1])
 
 
 def _ports() -> dict[str, int]:
-    """Ports with nobody behind them, or somebody who never accepts, or who knows no TLS worth trusting."""
-    closed = LoopbackServer(lambda request, connection: None)
-    port = closed.server_address[1]
+    """Ports without a server, or with one that never accepts, or that speaks no TLS or none worth trusting."""
+    closed, secure = LoopbackServer(lambda request, connection: None), Simulator()
     closed.stop()
-    secure = Simulator()
     with tempfile.TemporaryDirectory() as directory:
         context = make_certificate(Path(directory) / "localhost.pem")
     secure.socket = context.wrap_socket(secure.socket, server_side=True)
-    full = socket.socket()
-    full.bind(("127.0.0.1", 0))
-    full.listen(0)
-    kept = [full]
-    for _ in range(4):
-        waiting = socket.socket()
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+    _KEPT.extend([full, *(socket.socket() for _ in range(4))])
+    for waiting in _KEPT[1:]:
         waiting.setblocking(False)  # noqa: FBT003 (the socket's own name for it)
         waiting.connect_ex(full.getsockname())
-        kept.append(waiting)
-    _KEPT.append(kept)
     return {
-        "closed": port,
+        "closed": closed.server_address[1],
         "full": full.getsockname()[1],
-        "silent": _listen(_Silent),
-        "hangs_up": _listen(_hang_up(b"")),
-        "alert": _listen(_hang_up(b"\x15\x03\x03\x00\x02\x02\x28")),
+        "silent": _listen(None),
+        "hangs_up": _listen(b""),
+        "alert": _listen(b"\x15\x03\x03\x00\x02\x02\x28"),
         "self_signed": secure.server_address[1],
     }
 
 
-_KEPT: list[Any] = []
+_KEPT: list[socket.socket] = []
 STATE, WATCH = "/rooms/{room_id}/users/{user_id}/stream-state", "/rooms/{room_id}/users/{user_id}/watch"
+RECHECK = json.dumps({"recheck": {"app_id": APP_ID, **TARGETS[1]}, "tries": 0})
 # Each way in: the kinds of the answers, and the seconds in which they had to come.
 WAYS: dict[str, Callable[[World], tuple[set[str], float]]] = {
     "ask": lambda world: world.http("GET", STATE),
-    "ask known": lambda world: world.http("GET", STATE, query={"max_age": "3600"}),
+    "ask by age": lambda world: world.http("GET", STATE, max_age="3600"),
     "query": lambda world: world.http("POST", "/stream-states/query", {"targets": TARGETS}),
     "list room": lambda world: world.http("GET", "/rooms/{room_id}/stream-states"),
     "put watch": lambda world: world.http("PUT", WATCH),
@@ -609,6 +575,8 @@ WAYS: dict[str, Callable[[World], tuple[set[str], float]]] = {
     "task": lambda world: world.task(),
     "sweep given": lambda world: world.sweep({"targets": TARGETS, "emit": "changes"}),
     "sweep watched": lambda world: world.sweep({}),
-    "push": lambda world: world.push(),
-    "push parked": lambda world: world.push_parked(),
+    "event": lambda world: world.post(world.event(BY_EVENTS["event"])),
+    "kept event": lambda world: world.hand_on(world.event(BY_EVENTS["kept event"])),
+    "leave": lambda world: world.leave(),
+    "recheck": lambda world: world.hand_on(RECHECK),
 }

@@ -1,4 +1,4 @@
-"""What the Makefile calls: `run` shows the job, `serve` keeps it running, `query` asks the real service."""
+"""The commands of the Makefile: `run` shows the job, `serve` keeps it running, `query` asks the real service."""
 
 import argparse
 import json
@@ -55,13 +55,14 @@ def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
     sys.path.insert(0, str(PACKAGE))
     os.environ.setdefault("POWERTOOLS_LOG_LEVEL", "WARNING")
     # Imported here because the other subcommands must not need the package that they show from outside.
+    from stream_state.adapters.signing import SigningKeys
+    from stream_state.adapters.volcengine import VolcengineClient
+    from stream_state.domain.documents import Answer
+    from stream_state.domain.parsing import parse_target
+    from stream_state.domain.states import state_of
     from stream_state.errors import StreamStateError
-    from stream_state.local_limiter import LocalLimiter
-    from stream_state.model import Target
-    from stream_state.rtc import RtcClient
     from stream_state.settings import Settings, SettingsError
-    from stream_state.signing import SigningKeys
-    from tests.sandbox.static_keys import StaticKeys
+    from tests.sandbox.static_keys import NoLimiter, StaticKeys
 
     access_key, secret_key, token, app_ids = map(
         os.environ.get,
@@ -76,11 +77,13 @@ def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
         print(problem, file=sys.stderr)
         return 2
     keys = StaticKeys(SigningKeys(access_key, secret_key, token or None))
-    client = RtcClient(settings, keys, LocalLimiter(settings.rtc_qps, settings.rtc_burst))
+    client = VolcengineClient(settings, keys, NoLimiter())
     asked = {"room_id": room_id, "user_id": user_id} | ({"app_id": app_id} if app_id else {})
     try:
-        target = Target.parse(asked, settings.rtc_app_ids)
-        print(json.dumps(client.stream_state(target, time.monotonic() + 10).answer(), indent=2))
+        target = parse_target(asked, settings.rtc_app_ids)
+        result = client.stream_state(target, time.monotonic() + 10)
+        answer = Answer(target, state_of(result.observations()), "query", result.rtc_request_id)
+        print(json.dumps(answer.document(), indent=2))
     except StreamStateError as error:
         print(json.dumps(error.problem(), indent=2))
         return 1

@@ -1,4 +1,4 @@
-"""AWS on loopback: moto's server, the resources of the template made in it, and the limits that moto lacks."""
+"""AWS on loopback: moto's server, the resources of the template in it, and limits that moto does not enforce."""
 
 import io
 import json
@@ -25,13 +25,14 @@ from tests.sandbox.server import Request, Response
 MAX_FIFO_ID_CHARACTERS = 128
 # Moto checks its form and no more.
 ROLE = f"arn:aws:iam::{ACCOUNT_ID}:role/sandbox"
-# The smallest maximum that a queue has by default anywhere.
-moto.sqs.models.MAXIMUM_MESSAGE_LENGTH = 256 * 1024
+# Some partitions of AWS still have this maximum by default.
+vars(moto.sqs.models)["MAXIMUM_MESSAGE_LENGTH"] = 256 * 1024
 
-# A reply stands in for AWS's: status and body. An interceptor sees the operation ("AmazonSQS.SendMessageBatch") and
-# the request, and returns a reply, or None to let the call through.
+# A reply is an answer in place of AWS's: status and body. An interceptor gets the operation, such as
+# "AmazonSQS.SendMessageBatch", and the request, and returns a reply, or None to let the call through.
 Reply = tuple[int, dict[str, Any]]
 Interceptor = Callable[[str, dict[str, Any]], Reply | None]
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def failure(code: str, status: int = 400, message: str = "made by the sandbox") -> Reply:
@@ -40,18 +41,18 @@ def failure(code: str, status: int = 400, message: str = "made by the sandbox") 
 
 
 def _check_fifo_ids(operation: str, call: dict[str, Any]) -> Reply | None:
-    """What SQS refuses and moto would accept."""
+    """Refuse ids that SQS refuses and moto accepts."""
     entries = call.get("Entries", [call]) if operation.startswith("AmazonSQS.SendMessage") else []
     ids = [entry.get(name, "") for entry in entries for name in ("MessageGroupId", "MessageDeduplicationId")]
     return failure("InvalidParameterValue") if any(len(text) > MAX_FIFO_ID_CHARACTERS for text in ids) else None
 
 
 class Aws:
-    """The server, its clients, and the interceptors that make a call fail."""
+    """The server, its clients, and an interceptor that can make a call fail."""
 
     def __init__(self, region: str, invoke_api: Callable[[Request], Response]) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        # It reports each error that a state machine raises, also those that are caught.
+        # Moto reports each error that a state machine raises, caught errors included.
         logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)
         default_user_config["stepfunctions"]["execute_state_machine"] = True
         self.region = region
@@ -59,7 +60,7 @@ class Aws:
         self._next: dict[str, deque[Reply]] = defaultdict(deque)
         self._invoke_api = invoke_api
         self._table_lock = threading.Lock()
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._moto: Application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._application, threaded=True, request_handler=MotoRequestHandler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -71,7 +72,8 @@ class Aws:
 
     def client(self, service: str) -> Any:
         """A boto3 client that talks to this server."""
-        return boto3.client(
+        make: Callable[..., Any] = boto3.client
+        return make(
             service,
             region_name=self.region,
             endpoint_url=self.url,
@@ -81,7 +83,7 @@ class Aws:
         )
 
     def fail_next(self, operation: str, *replies: Reply) -> None:
-        """Let the next calls of an operation, such as "secretsmanager.GetSecretValue", get these replies."""
+        """Answer the next calls of an operation, such as "secretsmanager.GetSecretValue", with these replies."""
         self._next[operation].extend(replies)
 
     def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -93,22 +95,22 @@ class Aws:
             return [response.body]
         call = json.loads(body or b"{}") if operation else {}
         if operation == "AWSStepFunctions.StartExecution":
-            # Where the state machine's own calls go.
+            # The state machine's own calls go there.
             os.environ |= {"MOTO_PORT": str(self._server.server_port), "no_proxy": "localhost"}
-            # Moto gives every execution without a name the same one.
+            # Moto gives all executions without a name the same name.
             body = json.dumps({"name": uuid4().hex, **call}).encode()
         prepared = self._next[operation]
         reply = prepared.popleft() if prepared else self.intercept(operation, call) or _check_fifo_ids(operation, call)
         if reply is None:
             # Moto reads and writes an item in two steps; DynamoDB's conditional writes are atomic.
             with self._table_lock if operation.startswith("DynamoDB") else nullcontext():
-                read_anew = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-                return self._moto(environ | read_anew, start_response)
+                unread = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+                return self._moto(environ | unread, start_response)
         start_response(f"{reply[0]} -", [("Content-Type", "application/x-amz-json-1.1")])
         return [json.dumps(reply[1]).encode()]
 
     def create(self, stack_name: str, logical_id: str, kind: str, properties: dict[str, Any]) -> dict[str, str]:
-        """Make one resource of the template; what Ref and GetAtt answer for it."""
+        """Make one resource of the template; returns the answers of Ref and GetAtt."""
         name = f"{stack_name}-{logical_id}"
         match kind:
             case "AWS::SQS::Queue":
@@ -116,20 +118,20 @@ class Aws:
             case "AWS::SecretsManager::Secret":
                 return {"Ref": self.client("secretsmanager").create_secret(Name=name)["ARN"]}
             case "AWS::DynamoDB::Table":
-                given = {key: properties[key] for key in ("AttributeDefinitions", "BillingMode", "KeySchema")}
+                supported = {"AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema"}
+                given = {key: properties[key] for key in properties.keys() & supported}
                 table = self.client("dynamodb").create_table(TableName=name, **given)["TableDescription"]
                 return {"Ref": name, "Arn": table["TableArn"]}
-            case "AWS::Lambda::Function":
-                return {"Ref": name, "Arn": f"arn:aws:lambda:{self.region}:{ACCOUNT_ID}:function:{name}"}
             case "AWS::StepFunctions::StateMachine":
                 values = properties["DefinitionSubstitutions"]
                 definition = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], properties["DefinitionString"])
                 make = self.client("stepfunctions").create_state_machine
                 return {"Ref": make(name=name, definition=definition, roleArn=ROLE)["stateMachineArn"]}
-        # The others (roles, log groups, layers, schedules) have no effect here; only their names are needed.
-        service = kind.split("::")[1].lower()
+        # Functions run elsewhere; roles, log groups, layers and schedules have no effect here: their names are enough.
+        _, service, resource = kind.lower().split("::")
         endpoint = f"https://sandbox.execute-api.{self.region}.amazonaws.com"
-        return {"Ref": name, "Arn": f"arn:aws:{service}:{self.region}:{ACCOUNT_ID}:{name}", "ApiEndpoint": endpoint}
+        arn = f"arn:aws:{service}:{self.region}:{ACCOUNT_ID}:{resource}:{name}"
+        return {"Ref": name, "Arn": arn, "ApiEndpoint": endpoint}
 
     def create_queue(self, name: str, properties: dict[str, Any]) -> dict[str, str]:
         """Make a queue from CloudFormation's properties; a FIFO queue gets the suffix of its name."""

@@ -1,4 +1,4 @@
-"""An event source mapping: messages of a queue, in batches, to a function that says which of them failed."""
+"""An event source mapping: sends a queue's messages in batches to a function, which reports the failed messages."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ PAUSE_SECONDS = 0.3
 
 
 class EventSource:
-    """Polls from a thread of its own until `stop`; what failed is left to the queue."""
+    """Polls from a thread of its own until `stop`; a failed message comes again from the queue."""
 
     def __init__(self, sqs: Any, mapping: Mapping[str, Any], invoke: Callable[[object], Invocation]) -> None:
         self._sqs = sqs
@@ -23,7 +23,7 @@ class EventSource:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the batch under way end, and poll no more."""
+        """Poll no more, and wait for the batch under way."""
         self._ending.set()
         self._thread.join()
 

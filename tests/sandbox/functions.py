@@ -20,7 +20,7 @@ from tests.sandbox.server import LoopbackServer, Request, Response
 
 RUNTIME_API_PREFIX = "/2018-06-01/runtime/"
 INVOKE_PREFIX = "/2015-03-31/functions/"
-# AWS gives 10 s; a busy machine with few cores may need more, and nothing here is about the time of a start.
+# AWS allows 10 s. A busy machine with few cores may need more, and no test here is about the time of a start.
 INIT_TIMEOUT_SECONDS = 60
 MAX_ENVIRONMENTS = 8
 ACCOUNT_ID = "123456789012"
@@ -28,13 +28,13 @@ REGION = "eu-central-1"
 # The Lambda runtime client exists for Linux only.
 HAS_RUNTIME_CLIENT = importlib.util.find_spec("awslambdaric") is not None
 RUNTIME_MODULES = ("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py")
-# What an invocation came to: the payload, and the value of the X-Amz-Function-Error header.
+# The payload of an invocation, and the value of the X-Amz-Function-Error header.
 Outcome = tuple[bytes, str | None]
 
 
 @dataclass(frozen=True)
 class Function:
-    """What CloudFormation would create: a function's code, layers (first to last), limits and environment."""
+    """A function as CloudFormation would create it: code, layers (first to last), limits and environment."""
 
     arn: str
     handler: str
@@ -52,7 +52,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Invocation:
-    """One answered invocation; `error` is the X-Amz-Function-Error header, `payload` then names type and message."""
+    """An answered invocation; with `error`, the X-Amz-Function-Error header, `payload` names type and message."""
 
     payload: Any
     error: str | None
@@ -70,7 +70,7 @@ def _failure(kind: str, request_id: str, message: str) -> Outcome:
 
 
 class _Environment:
-    """One process of a function, with the Runtime API server that feeds it; it takes one invocation at a time."""
+    """One process of a function and its Runtime API server; it handles one invocation at a time."""
 
     def __init__(self, function: Function, runtime_directory: Path, log: Path) -> None:
         self._function = function
@@ -82,7 +82,7 @@ class _Environment:
         self._server = LoopbackServer(self._runtime_api)
         module = "awslambdaric" if (runtime_directory / "awslambdaric").exists() else "plain_runtime"
         with log.open("ab") as output:
-            # -S keeps the site-packages of this interpreter out: requests and botocore must come from the layer.
+            # -S keeps the site-packages of this interpreter out: requests and boto3 must come from the layer.
             self.process = subprocess.Popen(
                 [sys.executable, "-S", "-m", module, function.handler],
                 cwd=function.code_directory,
@@ -96,7 +96,7 @@ class _Environment:
 
     def _process_environment(self, runtime_directory: Path) -> dict[str, str]:
         function = self._function
-        # The order of Lambda: the task, the layers (a later one covers an earlier one), then the runtime's own.
+        # The order of Lambda: the task, the layers (a later layer hides an earlier layer), then the runtime's own.
         layers = [layer / "python" for layer in reversed(function.layer_directories)]
         return {
             "PATH": os.defpath,
@@ -143,7 +143,7 @@ class _Environment:
         return Response(202, b"{}")
 
     def invoke(self, payload: bytes) -> Outcome:
-        """What one invocation comes to."""
+        """Invoke once, and wait for the outcome."""
         request_id, timeout_seconds = str(uuid.uuid4()), self._function.timeout_seconds
         self._ready.wait(INIT_TIMEOUT_SECONDS)
         self._work.put((request_id, payload, time.time() + timeout_seconds))
@@ -156,7 +156,7 @@ class _Environment:
         return outcome or self._init_error or _failure("Runtime.ExitError", request_id, ended)
 
     def stop(self) -> None:
-        """End the process, as Lambda does without warning."""
+        """End the process without warning, as Lambda does."""
         self.process.kill()
         self.process.wait()
         self._work.put(None)
@@ -164,29 +164,30 @@ class _Environment:
 
 
 class Functions:
-    """Every function of the application; its environments start when they are needed and stay for the next call."""
+    """Every function of the application; an environment starts when it is needed and stays for the next call."""
 
     def __init__(self, functions: Mapping[str, Function], work_directory: Path) -> None:
         self.functions = dict(functions)
         self._work_directory = work_directory
         self._runtime_directory = work_directory / "runtime"
         self._runtime_directory.mkdir()
-        # The runtime, and nothing else of this interpreter's packages, is importable for the functions.
+        # The functions can import the runtime, and nothing else of this interpreter's packages.
         runtime = [Path(__file__).with_name("plain_runtime.py")]
         for spec in map(importlib.util.find_spec, RUNTIME_MODULES if HAS_RUNTIME_CLIENT else ()):
-            origin = Path(spec.origin)
+            assert spec
+            origin = Path(str(spec.origin))
             runtime.append(origin.parent if spec.submodule_search_locations else origin)
         for file in runtime:
             (self._runtime_directory / file.name).symlink_to(file)
         self._lock = threading.Lock()
         self._idle: dict[str, list[_Environment]] = {name: [] for name in functions}
         self._all: list[_Environment] = []
-        # Lambda would refuse what is over the limit; here it waits, since the limit is this machine's.
+        # Lambda would refuse an invocation over the limit; here it waits, since the limit is this machine's.
         self._slots = {name: threading.BoundedSemaphore(MAX_ENVIRONMENTS) for name in functions}
         self._closed = False
 
     def invoke(self, name: str, event: object) -> Invocation:
-        """Invoke synchronously with an event that is turned into JSON, or with bytes sent as they are."""
+        """Invoke synchronously with an event, which is sent as JSON, or with bytes, which are sent as they are."""
         payload = event if isinstance(event, bytes) else json.dumps(event).encode()
         started = time.perf_counter()
         with self._slots[name]:
@@ -211,7 +212,7 @@ class Functions:
             return environment
 
     def invoke_api(self, request: Request) -> Response:
-        """Answer Lambda's own Invoke call, so that the AWS clients reach the functions too."""
+        """Answer Lambda's own Invoke call, so that AWS clients reach the functions too."""
         name = unquote(request.path).removeprefix(INVOKE_PREFIX).partition("/")[0].rpartition(":")[2]
         for logical_id, function in self.functions.items():
             if name in (logical_id, function.name):
@@ -221,7 +222,7 @@ class Functions:
         return Response(404, b"{}", [("X-Amzn-ErrorType", "ResourceNotFoundException")])
 
     def log(self, name: str) -> str:
-        """Everything that a function has written to stdout and stderr."""
+        """All that a function has written to stdout and stderr."""
         file = self._work_directory / f"{name}.log"
         return file.read_text("utf-8", "replace") if file.exists() else ""
 

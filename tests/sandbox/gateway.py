@@ -5,6 +5,7 @@ import json
 import re
 import secrets
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tests.sandbox.functions import Invocation
 from tests.sandbox.server import Headers, LoopbackServer, Request, Response
 
 TEXT_TYPES = re.compile(r"text/|application/(json|javascript|xml|.*\+json|.*\+xml)\b", re.IGNORECASE)
-# What a request does not determine is as in these events, a caller who passed the check of IAM and the time included.
+# The fields that a request does not determine are as in these events, the caller who passed the check of IAM included.
 SAMPLES = Path(__file__).parents[2] / "events" / "api"
 
 
@@ -45,7 +46,7 @@ class Gateway(LoopbackServer):
         self._routes = list(routes)
         self._invoke = invoke
         self._rest = rest
-        self._sample = json.loads((SAMPLES / f"get-{'rest' if rest else 'http'}-api.json").read_text())
+        self._sample: dict[str, Any] = json.loads((SAMPLES / f"get-{'rest' if rest else 'http'}-api.json").read_text())
         super().__init__(self._answer)
 
     def _answer(self, request: Request, connection: socket.socket) -> Response:
@@ -76,6 +77,7 @@ class Gateway(LoopbackServer):
             "http": {"method": request.method, "path": path, "protocol": "HTTP/1.1", **caller},
             "requestId": request_id,
             "routeKey": key,
+            "timeEpoch": int(time.time() * 1000),
         }
         if not route.requires_iam:
             del context["authorizer"]
@@ -105,6 +107,7 @@ class Gateway(LoopbackServer):
             "httpMethod": request.method,
             "path": f"/prod{path}",
             "requestId": request_id,
+            "requestTimeEpoch": int(time.time() * 1000),
         }
         headers = self._sample["multiValueHeaders"] | _headers(request)
         query = parse_qs(request.query, keep_blank_values=True)

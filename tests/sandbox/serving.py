@@ -30,7 +30,7 @@ def serve(sandbox: Sandbox) -> int:
 Ask for one state, or several:
   curl -s {sandbox.api_url}/rooms/{ROOM}/users/teacher/stream-state
   curl -s {sandbox.api_url}/stream-states/query -d '{targets}' -H 'Content-Type: application/json'
-Let a student switch the camera on, or leave (media: audio, video, screen_audio, screen_video); events tell it too:
+Let a student switch the camera on, or leave (media: audio, video, screen_audio, screen_video); events follow:
   curl -s -X PUT {student} -d '{{"video": true}}'
   curl -s -X DELETE {student}
 Invoke the functions:

@@ -1,4 +1,4 @@
-"""The RTC service on loopback: it speaks the vendor's protocol, holds rooms, and fails in any way it is told to."""
+"""The RTC service on loopback: it speaks the vendor's protocol, holds rooms, and fails as a test wants."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ APP_ID = "661e8f2a9b3c4d5e6f708192"
 CLOCK_WINDOW_SECONDS = 900
 LEGAL_ID = re.compile("[A-Za-z0-9@._-]{1,128}")
 JSON = {"Content-Type": "application/json"}
-# What the console's callback key would be, and how often the vendor pushes an event that is not answered 200.
+# The callback key of the vendor's console, and how often the vendor sends an event that is not answered 200.
 CALLBACK_KEY = "sandbox-callback-key"
 PUSH_TRIES = 3
 METADATA = {"RequestId": "20261123030405SANDBOX", "Service": "rtc", "Region": "cn-north-1"}
@@ -124,7 +124,7 @@ def drip(seconds_per_byte: float) -> Fault:
 
     def fault(exchange: Exchange) -> None:
         response = exchange.response()
-        # The connection ends with the answer; a client that is not told might use it again just then.
+        # The connection ends with the answer; a client that does not know would use it again.
         for byte in replace(response, headers=[*response.headers, ("Connection", "close")]).wire():
             exchange.connection.sendall(bytes([byte]))
             time.sleep(seconds_per_byte)
@@ -174,7 +174,7 @@ def verify_signature(request: Request, keys: Keys) -> bool:
 
 
 def signed(event: dict[str, str]) -> str:
-    """A pushed event as of now, with its signature (69820)."""
+    """A callback event as of now, with its signature (69820)."""
     now = datetime.now(UTC)
     data = json.loads(event["EventData"]) | {"Timestamp": int(now.timestamp() * 1000)}
     fields = event | {"EventData": json.dumps(data), "EventTime": now.isoformat()}
@@ -203,7 +203,7 @@ class Simulator(LoopbackServer):
         self._arrived: deque[float] = deque()
         self._granted: deque[float] = deque()
         self._lock = threading.RLock()
-        # The address that events are pushed to, if any.
+        # The address that callback events are sent to, if any.
         self.push_to: str | None = None
         super().__init__(self._answer)
 
@@ -223,12 +223,12 @@ class Simulator(LoopbackServer):
             self._push("UserJoinRoom", app_id, RoomId=room_id, UserId=user_id)
         return users[user_id]
 
-    def leave(self, room_id: str, user_id: str, app_id: str | None = None) -> None:
+    def leave(self, room_id: str, user_id: str, app_id: str | None = None, reason: str = "userLeave") -> None:
         """Let a user leave; the room ends with its last user."""
         with self._lock:
             key = (app_id or self.app_ids[0], room_id)
             if self._rooms.get(key, {}).pop(user_id, None) is not None:
-                self._push("UserLeaveRoom", app_id, RoomId=room_id, UserId=user_id)
+                self._push("UserLeaveRoom", app_id, RoomId=room_id, UserId=user_id, Reason=reason)
             if not self._rooms.get(key, True):
                 del self._rooms[key]
                 self._push("RoomDestroy", app_id, RoomId=room_id)
@@ -244,12 +244,14 @@ class Simulator(LoopbackServer):
             changed = [medium for medium in media_types if (medium in media) is not on]
             (media.update if on else media.difference_update)(media_types)
             for medium in changed:
-                kind = f"User{medium}Stream{'Start' if on else 'Stop'}"
-                self._push(kind, app_id, RoomId=room_id, UserId=user_id)
+                kind, reason = ("Start", {}) if on else ("Stop", {"Reason": "StreamStop"})
+                self._push(f"User{medium}Stream{kind}", app_id, RoomId=room_id, UserId=user_id, **reason)
 
     def _push(self, kind: str, app_id: str | None, **data: str) -> None:
         if self.push_to is None:
             return
+        if "UserId" in data:
+            data["DeviceType"] = "web"
         fields = {"EventType": kind, "EventData": json.dumps(data), "AppId": app_id or self.app_ids[0]}
         event = signed(fields | {"EventId": secrets.token_hex(16), "Version": "2020-12-01", "Nonce": "aaBc"})
         with requests.Session() as session:

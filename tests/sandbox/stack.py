@@ -34,7 +34,7 @@ class Sandbox:
         with ExitStack() as closing:
             directory = closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-"))
             self.simulator = closing.enter_context(Simulator(verify))
-            # The functions are known only after the resources, which are made in the AWS that can invoke the functions.
+            # AWS invokes the functions, and is there before them: their environment names its resources.
             self.aws = Aws(REGION, self._invoke_api)
             closing.callback(self.aws.stop)
             given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, **(parameters or {})}
@@ -70,7 +70,7 @@ class Sandbox:
 
     @property
     def logs(self) -> str:
-        """Everything that all functions have written."""
+        """All that the functions have written."""
         return "".join(map(self.log, self.functions.functions))
 
     def put_keys(self, keys: Keys) -> None:
@@ -84,19 +84,19 @@ class Sandbox:
         self.client("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=text)
 
     def wait_for_stream(self, given: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> dict[str, Any]:
-        """Execute the state machine to its end, while `meanwhile` is called once; the execution's description."""
+        """Execute the state machine to its end and call `meanwhile` once; the execution's description."""
         client = self.client("stepfunctions")
         arn = self.outputs["WaitForStreamArn"]
         started = client.start_execution(stateMachineArn=arn, input=json.dumps(given))
         meanwhile()
-        while True:
-            execution = client.describe_execution(executionArn=started["executionArn"])
-            if execution["status"] != "RUNNING":
-                return execution
+        execution: dict[str, Any] = {"status": "RUNNING"}
+        while execution["status"] == "RUNNING":
             time.sleep(0.05)
+            execution = client.describe_execution(executionArn=started["executionArn"])
+        return execution
 
     def receive(self, at_least: int = 0, wait_seconds: float = 5) -> list[dict[str, Any]]:
-        """Take the raw messages off the results queue: all there are, waiting until there were `at_least` so many."""
+        """Take all raw messages off the results queue; waits until `at_least` so many came."""
         sqs = self.client("sqs")
         received: list[dict[str, Any]] = []
         deadline = time.monotonic() + wait_seconds
@@ -108,6 +108,6 @@ class Sandbox:
             if "Messages" not in answer and (len(received) >= at_least or time.monotonic() > deadline):
                 return received
 
-    def receive_messages(self, at_least: int = 0) -> list[dict[str, Any]]:
+    def receive_messages(self, at_least: int = 0, wait_seconds: float = 5) -> list[dict[str, Any]]:
         """Take the messages off the results queue, parsed."""
-        return [json.loads(message["Body"]) for message in self.receive(at_least)]
+        return [json.loads(message["Body"]) for message in self.receive(at_least, wait_seconds)]

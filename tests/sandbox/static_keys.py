@@ -1,6 +1,6 @@
-"""Signing keys without Secrets Manager."""
+"""Signing keys without Secrets Manager, and a rate limiter without a table."""
 
-from stream_state.signing import SigningKeys
+from stream_state.adapters.signing import SigningKeys
 
 
 class StaticKeys:
@@ -14,5 +14,15 @@ class StaticKeys:
         return self._keys
 
     def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:
-        """The keys: there are no others."""
+        """The same keys: there are no others."""
         return self._keys
+
+
+class NoLimiter:
+    """A rate limiter without a limit, for a single call."""
+
+    def acquire(self, deadline: float) -> None:
+        """See `RateLimiter`."""
+
+    def hold(self, seconds: float) -> None:
+        """See `RateLimiter`."""

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,10 @@ from tests.sandbox.gateway import Route
 
 
 class Made(dict[str, str]):
-    """What Ref and GetAtt answer for a resource that was made, as moto's resolver asks for it."""
+    """The answers of Ref and GetAtt for a resource that was made, as moto's resolver asks for them."""
 
     get_cfn_attribute = dict.__getitem__
-
-    @property
-    def physical_resource_id(self) -> str:
-        """What Ref answers."""
-        return self["Ref"]
+    physical_resource_id = property(itemgetter("Ref"))
 
 
 class Template(ResourceMap):
@@ -33,18 +30,18 @@ class Template(ResourceMap):
 
     def __init__(self, file: Path, parameters: Mapping[str, str], stack_name: str, aws: Aws) -> None:
         source = yaml_parse(file.read_text())
-        # SAM takes code from S3 only: the place of each local folder passes through it as the key of an object.
+        # SAM accepts code from S3 only: the path of each local folder passes through it as the key of an object.
         for resource in source["Resources"].values():
             if definition := resource.get("Properties", {}).pop("DefinitionUri", None):
                 resource["Properties"]["Definition"] = json.loads((file.parent / definition).read_text())
             for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri"}:
                 resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
-        defaults = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
-        given = {**defaults, **parameters}
-        # It warns that it has nowhere to publish metrics of itself to.
+        given = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
+        given.update(parameters)
+        # SAM warns that it cannot publish metrics of its own.
         logging.getLogger("samtranslator").setLevel(logging.ERROR)
-        session = boto3.Session(region_name=REGION)
-        transformed = Translator({}, Parser(), boto_session=session).translate(source, given)
+        translator = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION))
+        transformed = translator.translate(source, given)
         stack_id = f"arn:aws:cloudformation:{REGION}:{ACCOUNT_ID}:stack/{stack_name}/sandbox"
         super().__init__(stack_id, stack_name, given, {}, REGION, ACCOUNT_ID, transformed, None)
         self._directory = file.parent
@@ -70,8 +67,8 @@ class Template(ResourceMap):
         return self._parsed_resources[name]
 
     def _existing(self, entries: dict[str, Any]) -> dict[str, Any]:
-        holds = {None: True, **self.lazy_condition_map}
-        return {name: entry for name, entry in entries.items() if holds[entry.get("Condition")]}
+        holds = self.lazy_condition_map
+        return {name: entry for name, entry in entries.items() if "Condition" not in entry or holds[entry["Condition"]]}
 
     def _of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """Resolved properties by logical id."""

@@ -7,17 +7,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from stream_state import observability
-from stream_state.model import Target
-from stream_state.rtc import RtcClient
+from stream_state.adapters.signing import SigningKeys
+from stream_state.adapters.volcengine import VolcengineClient
+from stream_state.domain.targets import Target
+from stream_state.services import lookup as lookup_module
 from stream_state.settings import Settings
-from stream_state.signing import SigningKeys
 from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FakeQueue, FreeLimiter
+from tests.unit.memory import World
+
+# A busy machine makes single examples slow.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -71,50 +78,27 @@ def limiter() -> FreeLimiter:
 
 
 @pytest.fixture
-def jitters() -> list[tuple[float, float]]:
-    """The bounds that a random pause was asked for, in order."""
-    return []
-
-
-@pytest.fixture
-def longest(jitters: list[tuple[float, float]]) -> Callable[[float, float], float]:
-    """A source of jitter that always gives the longest pause."""
-
-    def jitter(low: float, high: float) -> float:
-        jitters.append((low, high))
-        return high
-
-    return jitter
-
-
-@pytest.fixture
 def make_rtc(
-    settings: Settings,
-    adapter: FakeAdapter,
-    limiter: FreeLimiter,
-    clock: Clock,
-    longest: Callable[[float, float], float],
-) -> Callable[[Any], RtcClient]:
+    settings: Settings, adapter: FakeAdapter, limiter: FreeLimiter, clock: Clock
+) -> Callable[[Any], VolcengineClient]:
     """Makes a client that signs with the keys of a source."""
-
-    def make(keys: Any) -> RtcClient:
-        return RtcClient(
-            settings,
-            keys,
-            limiter,
-            adapter=adapter,
-            clock=clock.monotonic,
-            wall_clock=clock.wall,
-            sleep=clock.sleep,
-            jitter=longest,
-        )
-
-    return make
+    return lambda keys: VolcengineClient(settings, keys, limiter, adapter=adapter, clock=clock)
 
 
 @pytest.fixture
-def rtc(make_rtc: Callable[[Any], RtcClient], signing_keys: SigningKeys) -> RtcClient:
+def rtc(make_rtc: Callable[[Any], VolcengineClient], signing_keys: SigningKeys) -> VolcengineClient:
     return make_rtc(StaticKeys(signing_keys))
+
+
+@pytest.fixture
+def world(clock: Clock) -> World:
+    return World(clock)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lookups ask about their targets in order."""
+    monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", 1)
 
 
 @pytest.fixture

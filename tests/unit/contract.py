@@ -32,7 +32,7 @@ class Contract:
         }
 
     def content(self, route: str) -> dict[int, dict[str, Any]]:
-        """By status the schemas by media type."""
+        """The schemas by media type, by status."""
         responses = {int(status): self._resolve(given) for status, given in self.operations[route]["responses"].items()}
         return {
             status: {kind: entry["schema"] for kind, entry in response.get("content", {}).items()}
@@ -49,12 +49,12 @@ class Contract:
         return found
 
     def validate(self, route: str, status: int, kind: str, document: object) -> None:
-        """Fail unless the document is what a route answers with that status and media type."""
+        """Fail unless the document keeps the schema of a route's responses with that status and media type."""
         schema = json.dumps(self.content(route)[status][kind]).replace('"#/', '"openapi.yaml#/')
         Draft202012Validator(json.loads(schema), registry=self._registry).validate(document)
 
     def _resolve(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """What a reference within the document names; anything else as it is."""
+        """The entry that a reference within the document names; any other entry as it is."""
         found: Any = self.document
         if not entry.get("$ref", "").startswith("#/"):
             return entry

@@ -10,30 +10,38 @@ import requests
 from botocore.exceptions import ClientError
 from requests.adapters import BaseAdapter
 
+from stream_state.clock import Clock as SystemClock
+
 # 2026-11-23T03:04:05.678Z
 WALL_SECONDS = 1_795_403_045.678
 
 
-class Clock:
-    """Monotonic and wall time, which only sleeping or a test moves on."""
+class Clock(SystemClock):
+    """Time that only sleeping or a test moves on; jitter is always the longest."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
         self.slept: list[float] = []
+        self.jitters: list[tuple[float, float]] = []
 
     def monotonic(self) -> float:
-        """Time of no particular origin, as `time.monotonic`; reading it takes a microsecond."""
+        """Time of no particular origin; reading it takes a microsecond."""
         self.seconds += 1e-6
         return self.seconds
 
-    def wall(self) -> float:
-        """Seconds since 1970, as `time.time`."""
+    def now(self) -> float:
+        """Seconds since 1970."""
         return WALL_SECONDS + self.seconds - 1000
 
     def sleep(self, seconds: float) -> None:
         """Pass the time at once."""
         self.slept.append(seconds)
         self.seconds += seconds
+
+    def jitter(self, low: float, high: float) -> float:
+        """The longest pause."""
+        self.jitters.append((low, high))
+        return high
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class FakeAdapter(BaseAdapter):
         """Replace the script."""
         self.script = Script(*replies)
 
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
         """The scripted response."""
         self.requests.append(request)
         self.options.append(options)
@@ -94,11 +102,11 @@ class FreeLimiter:
         self.slots = 0
 
     def acquire(self, deadline: float) -> None:
-        """See `Limiter`."""
+        """See `RateLimiter`."""
         self.slots += 1
 
     def hold(self, seconds: float) -> None:
-        """See `Limiter`."""
+        """See `RateLimiter`."""
 
 
 class FakeSecrets:

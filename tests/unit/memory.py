@@ -3,20 +3,28 @@
 
 import importlib
 import json
+import math
 import operator
 import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 from botocore.exceptions import ClientError
 
-from stream_state import lookup as lookup_module
+from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.table import Table
+from stream_state.adapters.watch_list import WatchList
+from stream_state.domain.merging import StateRecord
+from stream_state.domain.observations import QueryResult
+from stream_state.domain.requests import SweepRequest
+from stream_state.domain.targets import Medium, Target
 from stream_state.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
@@ -31,14 +39,13 @@ from stream_state.errors import (
     StreamStateError,
     TargetNotFound,
 )
-from stream_state.lookup import Lookup
-from stream_state.model import FOUND, Fact, Known, Medium, StreamState, Target
 from stream_state.observability import publish_metrics
+from stream_state.services import lookup as lookup_module
+from stream_state.services.delivery import Delivery
+from stream_state.services.lookup import Lookup
+from stream_state.services.recording import Recorder
+from stream_state.services.sweep import Sweep
 from stream_state.settings import Settings
-from stream_state.sweep import Sweep
-from stream_state.table import StateTable
-from stream_state.telling import Teller
-from stream_state.watch_list import WatchList
 from tests.unit.fakes import Clock
 
 TABLE = "states"
@@ -69,11 +76,6 @@ def media(*on: str, unknown: Iterable[str] = ()) -> Media:
     return {medium.value: None if medium in unknown else medium in on for medium in Medium}
 
 
-def query_facts(values: Media, sent_at_ms: int) -> dict[str, Fact]:
-    """What a query tells that found the user."""
-    return {**{name: Fact(value, sent_at_ms) for name, value in values.items()}, FOUND: Fact(None, sent_at_ms)}
-
-
 def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
     """The values of the metrics that were recorded, by name."""
     publish_metrics()
@@ -88,6 +90,12 @@ def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, list[float]]:
 def targets(count: int, room_id: str = "class-1") -> list[Target]:
     """As many targets of a room, in the order of the watch list."""
     return [Target(APP_ID, room_id, f"user-{index:05}") for index in range(count)]
+
+
+def samples(*functions: str) -> dict[str, Any]:
+    """The sample events of functions, by their path below events/."""
+    paths = sorted(path for function in functions for path in (EVENTS / function).glob("*.json"))
+    return {f"{path.parent.name}/{path.stem}": json.loads(path.read_text()) for path in paths}
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Context:
 
 def every_error() -> list[StreamStateError]:
     """One of each kind that asking can end with."""
-    codes = {"rtc_code": "SomeCode", "rtc_request_id": "request-7"}
+    codes: Any = {"rtc_code": "SomeCode", "rtc_request_id": "request-7"}
     return [
         TargetNotFound("Unknown.", **codes),
         QuotaExceeded("No slot.", retry_after_seconds=2.1),
@@ -173,11 +181,14 @@ class MemoryTable:
         names, values = more.get("ExpressionAttributeNames", {}), more["ExpressionAttributeValues"]
         self._check(item, ConditionExpression, more)
         item = dict(item or Key)
-        for assignment in UpdateExpression.removeprefix("SET ").split(", "):
+        update, _, removed = UpdateExpression.removeprefix("SET ").partition(" REMOVE ")
+        for assignment in update.split(", "):
             name, value = assignment.split(" = ")
             before, _, added = value.rpartition(" + ")
             number = {"N": str(int(item[before]["N"]) + int(values[added]["N"]))} if before else values[value]
             item[names.get(name, name)] = number
+        for name in filter(None, removed.split(", ")):
+            item.pop(name, None)
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
         return {"Attributes": item} if more.get("ReturnValues") in {"ALL_NEW", "UPDATED_NEW"} else {}
 
@@ -204,6 +215,8 @@ class MemoryTable:
         ExpressionAttributeValues: Item,
         **more: Any,
     ) -> Any:
+        if "IndexName" in more:
+            return self._undelivered(KeyConditionExpression, ExpressionAttributeValues, more["Limit"])
         partition = self.items[ExpressionAttributeValues[":pk"]["S"]]
         after = more["ExclusiveStartKey"]["sk"]["S"] if "ExclusiveStartKey" in more else ""
         limit = min(more.get("Limit", self.max_query_items), self.max_query_items)
@@ -217,6 +230,12 @@ class MemoryTable:
         answer: dict[str, Any] = {"Count": len(shown)} | ({"Items": shown} if more.get("Select") != "COUNT" else {})
         # As DynamoDB does, also if nothing comes after the last item of a full page.
         return answer | ({"LastEvaluatedKey": {n: page[-1][n] for n in ("pk", "sk")}} if len(page) == limit else {})
+
+    def _undelivered(self, condition: str, values: Item, limit: int) -> Any:
+        items = [item for partition in self.items.values() for item in partition.values()]
+        listed = [item for item in items if {"undelivered", "deliver_after"} <= item.keys()]
+        found = [item for item in listed if _holds(condition, item, values)]
+        return {"Items": sorted(found, key=lambda item: int(item["deliver_after"]["N"]))[:limit]}
 
     def _check(self, item: Item | None, condition: str, more: Mapping[str, Any]) -> None:
         values, names = more.get("ExpressionAttributeValues", {}), more.get("ExpressionAttributeNames", {})
@@ -244,10 +263,15 @@ def _holds(condition: str, item: Item, values: Item, names: Mapping[str, str] | 
         parse = float if "N" in left else str
         return bool(_OPERATORS[sign](*(parse(next(iter(side.values()))) for side in (left, right))))
 
+    return bool(eval(_compiled(condition), {"has": has, "compare": compare}))  # noqa: S307 (conditions of the code under test)
+
+
+@cache
+def _compiled(condition: str) -> CodeType:
+    """A condition as Python: the truth campaign checks some of them a million times."""
     python = re.sub(r"attribute_(not_)?exists\(([#\w]+)\)", lambda m: f"{'not ' * bool(m[1])}has('{m[2]}')", condition)
     python = re.sub(r"([#\w]+) ([<>=]+) (:\w+)", r"compare('\1', '\2', '\3')", python)
-    python = python.replace(" AND ", " and ").replace(" OR ", " or ")
-    return bool(eval(python, {"has": has, "compare": compare}))  # noqa: S307 (conditions of the code under test)
+    return compile(python.replace(" AND ", " and ").replace(" OR ", " or "), "condition", "eval")
 
 
 class MemoryQueue:
@@ -280,12 +304,36 @@ class MemoryQueue:
         return taken
 
 
+class MemoryRetryQueue:
+    """The retry queue: texts kept, and targets to recheck."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, int]] = []
+        self.rechecks: list[tuple[Target, int]] = []
+        self.is_down = False
+
+    def keep(self, text: str, received_at_ms: int) -> None:
+        """See `RetryQueue`."""
+        self._fail()
+        self.kept.append((text, received_at_ms))
+
+    def recheck(self, target: Target, tries: int = 0) -> None:
+        """See `RetryQueue`."""
+        self._fail()
+        self.rechecks.append((target, tries))
+
+    def _fail(self) -> None:
+        if self.is_down:
+            raise DeliveryFailed("SQS did not accept the message (Down).")
+
+
 class MemoryRtc:
-    """The vendor: says of each target what its script holds, the last entry for good, else that everything is off."""
+    """The vendor: answers for each target from its script, the last entry for good, else that everything is off."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.calls: list[Target] = []
+        self.waits: list[float] = []
         self.scripts: dict[Target, deque[Answer]] = {}
         self.default: Answer = media()
         self.seconds_per_call = 0.0
@@ -296,39 +344,55 @@ class MemoryRtc:
         self.scripts[target] = deque(answers)
 
     def stream_state(
-        self, target: Target, deadline: float, before_call: Callable[[], None] = lambda: None
-    ) -> StreamState:
-        """See `RtcClient`."""
+        self,
+        target: Target,
+        deadline: float,
+        *,
+        max_wait_seconds: float = math.inf,
+        before_call: Callable[[], None] = lambda: None,
+    ) -> QueryResult:
+        """See `VolcengineClient`."""
         with self._lock:
+            self.waits.append(max_wait_seconds)
             if self.clock.monotonic() > deadline:
                 raise QuotaExceeded("No slot is free in time.", retry_after_seconds=2.5)
             before_call()
             self.calls.append(target)
-            sent_at_ms = int(self.clock.wall() * 1000)
+            sent_at_ms = self.clock.now_ms()
             script = self.scripts.get(target)
             answer = self.default if script is None else script.popleft() if len(script) > 1 else script[0]
             answer = answer() if callable(answer) else answer
             self.clock.sleep(self.seconds_per_call)
         if isinstance(answer, TargetNotFound):
-            answer.observed_at_ms = sent_at_ms
+            codes: Any = {"rtc_code": answer.rtc_code, "rtc_request_id": answer.rtc_request_id}
+            raise TargetNotFound(answer.detail, observed_at_ms=sent_at_ms, **codes)
         if isinstance(answer, StreamStateError):
             raise answer
-        return StreamState(target, query_facts(answer, sent_at_ms), "query", f"request-{len(self.calls)}")
+        values = {Medium(name): value for name, value in answer.items()}
+        return QueryResult(values, sent_at_ms, f"request-{len(self.calls)}")
+
+
+def stands_in(fake: object) -> Any:
+    """A fake where the product asks for the real thing."""
+    return fake
 
 
 class World:
-    """The package's upper levels on a table, a queue and a vendor in memory, and one clock."""
+    """The package's services on a table, queues and a vendor in memory, and one clock."""
 
-    def __init__(self, clock: Clock, client: Any = None) -> None:
+    def __init__(self, clock: Clock, client: Any = None, *, rechecks: bool = True, queries: bool = True) -> None:
         self.clock = clock
         self.dynamodb = Calls(client or MemoryTable())
-        self.queue = MemoryQueue()
-        self.rtc = MemoryRtc(clock)
-        self.table: Any = StateTable(self.dynamodb, TABLE, clock.wall)  # type: ignore[arg-type]  # the calls it makes
+        self.queue = stands_in(MemoryQueue())
+        self.retry_queue = stands_in(MemoryRetryQueue())
+        self.rtc = stands_in(MemoryRtc(clock))
+        self.table = Table(stands_in(self.dynamodb), TABLE, clock)
+        self.store = StateStore(self.table, recheck_after_ms=6000 if rechecks else None)
         self.watch_list = WatchList(self.table)
-        self.lookup: Any = Lookup(self.rtc, self.table, clock.monotonic, clock.wall)  # type: ignore[arg-type]  # as above
-        self.teller: Any = Teller(self.queue, self.table)  # type: ignore[arg-type]  # as above
-        self.sweep = Sweep(self.lookup, self.teller, self.table, clock=clock.monotonic, wall_clock=clock.wall)
+        self.recorder = Recorder(self.store, self.retry_queue, delivers=True)
+        self.lookup = Lookup(self.rtc, self.store, self.recorder, queries=queries, clock=clock)
+        self.delivery = Delivery(self.queue, self.store, self.retry_queue, clock)
+        self.sweep = Sweep(self.lookup, self.delivery, self.store, self.watch_list, clock)
 
     @property
     def is_untouched(self) -> bool:
@@ -341,18 +405,26 @@ class World:
             monkeypatch.setenv(variable, value)
         module = importlib.import_module(f"functions.{name}.app")
         own = {"settings": Settings.from_environment(ENVIRONMENT), **vars(self)}
-        for attribute in (
-            own.keys() & vars(module).keys() & {"settings", "table", "watch_list", "lookup", "teller", "sweep"}
-        ):
+        replaced = {"settings", "table", "store", "watch_list", "lookup", "delivery", "sweep"}
+        for attribute in own.keys() & vars(module).keys() & replaced:
             monkeypatch.setattr(module, attribute, own[attribute])
         monkeypatch.setattr(lookup_module, "time", SimpleNamespace(monotonic=self.clock.monotonic))
         return module
 
-    def known(self, target: Target) -> Known | None:
-        """What the table holds of a target."""
-        found: Known | None = self.table.read([target]).get(target)
-        return found
+    def record(self, target: Target) -> StateRecord | None:
+        """The state record of a target in the table."""
+        return self.store.read([target]).get(target)
+
+    def values(self, target: Target) -> dict[str, bool | None] | None:
+        """The values of a target's record."""
+        found = self.record(target)
+        return found.state.values if found else None
 
     def in_seconds(self, seconds: float) -> float:
         """A deadline."""
         return self.clock.seconds + seconds
+
+    def run_sweep(self, *given: Target, emits_all: bool = False, seconds: float = 600) -> dict[str, Any]:
+        """Sweep given targets, or the watched ones, with so much time to ask and ten seconds more to send."""
+        request = SweepRequest(given or None, emits_all)
+        return self.sweep.run(request, self.in_seconds(seconds), self.in_seconds(seconds + 10))

@@ -1,43 +1,48 @@
-"""Alarms and dashboard: they name only what the code and AWS emit, and the runbook has a paragraph for each alarm."""
+"""Alarms and dashboard: they name only what the code and AWS record, and the runbook has a paragraph for each alarm."""
 
 import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from stream_state import errors
-from stream_state.callback import REASONS
-from stream_state.errors import StreamStateError
-from stream_state.quota import Function
 from tests.unit.transformed import REPOSITORY, Template
 
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:alarms"
 NAMESPACE, SERVICE = "StreamState", {"service": "stack"}
-# Which values a dimension may have.
-VALUES: Mapping[str, set[str]] = {
-    "function": set(get_args(Function.__value__)),
-    "reason": set(REASONS.values()),
-    "error": {name for name, of in vars(errors).items() if isinstance(of, type) and issubclass(of, StreamStateError)},
+# The contract: by metric the dimension beside the service, or None.
+METRICS: Mapping[str, str | None] = {
+    **dict.fromkeys(["RtcCalls", "RtcLatency", "RtcActionRetired", "QuotaGranted", "QuotaDenied", "StatesDelivered"]),
+    **dict.fromkeys(["StateChanges", "StateDrift", "StalestState", "Rechecks", "CallbackEvents", "SecretRefreshes"]),
+    "CallbackEventsIgnored": "reason",
+    "CallbackRefused": "reason",
+    "Errors": "error",
+    "QuotaWait": "function",
 }
-# What AWS emits: by namespace the dimension, the type of resource that it names, and what its reference adds.
+# The values that an alarm or widget may name; a search finds every value.
+VALUES: Mapping[str, set[str]] = {
+    "error": {"", *(name for name in vars(errors) if name[0].isupper())},
+    "function": {"api", "callback", "sweep", "task"},
+    "reason": {"", "signature", "key_unreadable"},
+}
+# AWS's own: by namespace the dimension, the type of resource that it names, the suffix of its reference, the metrics.
 OF_AWS = {
-    "AWS/ApiGateway": ("ApiId", "AWS::ApiGatewayV2::Api", "", {"4xx", "5xx", "Count"}),
-    "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "", {"Duration", "Errors", "Invocations", "Throttles"}),
+    "AWS/ApiGateway": ("ApiId", "AWS::ApiGatewayV2::Api", "", "4xx 5xx Count"),
+    "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "", "Duration Errors Invocations Throttles"),
     "AWS/SQS": (
         "QueueName",
         "AWS::SQS::Queue",
         ".QueueName",
-        {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"},
+        "ApproximateAgeOfOldestMessage ApproximateNumberOfMessagesVisible",
     ),
     "AWS/States": (
         "StateMachineArn",
         "AWS::StepFunctions::StateMachine",
         "",
-        {"ExecutionsFailed", "ExecutionsStarted", "ExecutionsSucceeded"},
+        "ExecutionsFailed ExecutionsStarted ExecutionsSucceeded",
     ),
 }
 
@@ -49,29 +54,14 @@ def template(request: pytest.FixtureRequest) -> Template:
     return Template(EnableCallbacks=request.param, AlarmTopicArn=TOPIC)
 
 
-@cache
-def emitted() -> dict[str, tuple[str, ...]]:
-    """By metric that the code records: its dimensions beside the service."""
-    found = {}
-    for path in [*REPOSITORY.glob("layers/stream_state/**/*.py"), *REPOSITORY.glob("functions/*/app.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "record":
-                (name, *_), dimensions = node.args, tuple(str(keyword.arg) for keyword in node.keywords)
-                assert isinstance(name, ast.Constant)
-                # CloudWatch adds nothing up: a metric has the same dimensions wherever it is recorded.
-                assert found.setdefault(str(name.value), dimensions) == dimensions
-    return found
-
-
 def alarms(template: Template) -> dict[str, dict[str, Any]]:
     return template.of_type("AWS::CloudWatch::Alarm")
 
 
 def of_alarm(alarm: Mapping[str, Any]) -> Iterator[Metric]:
     """The metrics that an alarm names; AWS::NoValue leaves None in a list."""
-    queries = [
-        entry["MetricStat"]["Metric"] for entry in filter(None, alarm.get("Metrics", [])) if "MetricStat" in entry
-    ]
+    entries = filter(None, alarm.get("Metrics", []))
+    queries = [entry["MetricStat"]["Metric"] for entry in entries if "MetricStat" in entry]
     for metric in queries or [alarm]:
         dimensions = {entry["Name"]: entry["Value"] for entry in metric["Dimensions"]}
         yield metric["Namespace"], metric["MetricName"], dimensions
@@ -90,56 +80,58 @@ def of_widget(widget: Mapping[str, Any]) -> Iterator[Metric]:
             name, *dimensions = [entry for entry in rest if isinstance(entry, str)]
             yield namespace, name, dict(zip(dimensions[::2], dimensions[1::2], strict=True))
         elif search := re.fullmatch(
-            r"SEARCH\('\{(\w+),([\w,]+)\} MetricName=\"(\w+)\" service=\"(\w+)\"', 'Sum', 60\)", namespace["expression"]
+            r"SEARCH\('\{(\w+),(\w+),service\} MetricName=\"(\w+)\" service=\"(\w+)\"', 'Sum', 60\)",
+            namespace["expression"],
         ):
-            # Of the dimension that is searched for, any value may be found.
-            values = dict.fromkeys(search[2].split(","), "")
-            yield search[1], search[3], {**values, "service": search[4]}
+            yield search[1], search[3], {search[2]: "", "service": search[4]}
         else:
             assert "SEARCH" not in namespace["expression"]
 
 
-def check(template: Template, metric: Metric) -> None:
-    """Fail if nothing emits the metric."""
-    namespace, name, dimensions = metric
-    if namespace == NAMESPACE:
-        assert {"service": dimensions["service"]} == SERVICE
-        more = {key: value for key, value in dimensions.items() if key != "service"}
-        assert tuple(more) == emitted()[name]
-        assert all(value in VALUES[key] | {""} for key, value in more.items())
-    else:
-        dimension, kind, attribute, names = OF_AWS[namespace]
-        assert name in names
-        ((key, value),) = dimensions.items()
-        assert (key, value.removesuffix(attribute)) in {(dimension, made) for made in template.of_type(kind)}
+def in_alarms(template: Template) -> list[Metric]:
+    return [metric for alarm in alarms(template).values() for metric in of_alarm(alarm)]
 
 
-def test_each_alarm_names_what_is_emitted(template: Template) -> None:
-    assert len(alarms(template)) > 10
-    for alarm in alarms(template).values():
-        for metric in of_alarm(alarm):
-            check(template, metric)
+def in_widgets(template: Template) -> list[Metric]:
+    return [metric for widget in widgets(template) for metric in of_widget(widget)]
 
 
-def test_each_widget_names_what_is_emitted(template: Template) -> None:
-    named = [metric for widget in widgets(template) for metric in of_widget(widget)]
+def test_alarms_and_widgets_name_metrics_that_are_recorded(template: Template) -> None:
+    assert {namespace for namespace, _, _ in in_alarms(template)} == {NAMESPACE, *OF_AWS} - {"AWS/States"}
+    assert {namespace for namespace, _, _ in in_widgets(template)} == {NAMESPACE, *OF_AWS}
+    for namespace, name, dimensions in in_alarms(template) + in_widgets(template):
+        if namespace == NAMESPACE:
+            own = METRICS[name]
+            assert dimensions == {**SERVICE, **({own: dimensions[own]} if own else {})}
+            assert own is None or dimensions[own] in VALUES[own]
+        else:
+            dimension, kind, suffix, names = OF_AWS[namespace]
+            assert name in names.split()
+            assert dimensions in [{dimension: made + suffix} for made in template.of_type(kind)]
 
-    assert {NAMESPACE, *OF_AWS} == {namespace for namespace, _, _ in named}
-    for metric in named:
-        check(template, metric)
 
-
-def test_what_is_emitted_is_shown_or_has_no_need_to_be() -> None:
+def test_every_metric_is_shown_or_has_no_need_to_be() -> None:
     template = Template(EnableCallbacks="true")
-    shown = {name for widget in widgets(template) for namespace, name, _ in of_widget(widget) if namespace == NAMESPACE}
-    watched = {name for alarm in alarms(template).values() for namespace, name, _ in of_alarm(alarm)}
+    shown = {name for namespace, name, _ in in_widgets(template) if namespace == NAMESPACE}
 
-    # How often the secret is read tells nothing that the errors do not; slots given are shown by who took them.
-    assert emitted().keys() - shown - {"QuotaGranted", "SecretRefreshes"} == set()
-    assert emitted().keys() - watched - shown == {"SecretRefreshes"}
+    # Reads of the secret say nothing that the errors do not; slots are shown by the function that got them.
+    assert METRICS.keys() - shown == {"QuotaGranted", "SecretRefreshes"}
+    assert METRICS.keys() - shown - {name for _, name, _ in in_alarms(template)} == {"SecretRefreshes"}
 
 
-def names_in(expressions: list[str]) -> set[str]:
+def test_the_code_records_the_metrics_of_the_contract_and_no_other() -> None:
+    recorded = set()
+    for path in [*REPOSITORY.glob("layers/stream_state/**/*.py"), *REPOSITORY.glob("functions/*/app.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "record":
+                dimensions = [keyword.arg for keyword in node.keywords if keyword.arg not in {"value", "unit"}]
+                recorded.add((ast.literal_eval(node.args[0]), *dimensions))
+
+    # CloudWatch adds nothing up: a metric has the same dimensions wherever it is recorded.
+    assert recorded == {(name, dimension) if dimension else (name,) for name, dimension in METRICS.items()}
+
+
+def names_in(*expressions: str) -> set[str]:
     """The ids that expressions name; functions are in capitals."""
     return {name for text in expressions for name in re.findall(r"\b[a-z]\w*\b", re.sub(r"SEARCH\(.*\)", "", text))}
 
@@ -147,14 +139,14 @@ def names_in(expressions: list[str]) -> set[str]:
 def test_expressions_name_what_stands_beside_them(template: Template) -> None:
     for alarm in alarms(template).values():
         result, *queries = filter(None, alarm.get("Metrics", [{"Expression": "METRICS()"}]))
-        assert "METRICS()" in result["Expression"] or names_in([result["Expression"]]) == {of["Id"] for of in queries}
+        assert "METRICS()" in result["Expression"] or names_in(result["Expression"]) == {of["Id"] for of in queries}
     for widget in widgets(template):
         last = [metric[-1] for metric in widget["properties"].get("metrics", []) if isinstance(metric[-1], dict)]
-        named = names_in([of["expression"] for of in last if "expression" in of])
+        named = names_in(*(of["expression"] for of in last if "expression" in of))
         assert named == {of["id"] for of in last if "id" in of}
 
 
-def test_every_alarm_tells_the_topic_if_there_is_one(template: Template) -> None:
+def test_every_alarm_notifies_the_topic_if_there_is_one(template: Template) -> None:
     for alarm in alarms(template).values():
         assert (alarm["AlarmActions"], alarm["OKActions"]) == ([TOPIC], [TOPIC])
         assert alarm["TreatMissingData"] == "notBreaching"
@@ -172,10 +164,8 @@ def test_the_lines_of_widgets_are_the_limit_and_the_alarms_threshold() -> None:
     template = Template(RtcQps="7")
     drawn = [widget["properties"].get("annotations", {}).get("horizontal", []) for widget in widgets(template)]
 
-    assert {line["label"]: line["value"] for lines in drawn for line in lines} == {
-        "RtcQps": 7,
-        "alarm": alarms(template)["StalestStateAlarm"]["Threshold"],
-    }
+    threshold = alarms(template)["StalestStateAlarm"]["Threshold"]
+    assert {line["label"]: line["value"] for lines in drawn for line in lines} == {"RtcQps": 7, "alarm": threshold}
 
 
 def test_no_widget_lies_on_another(template: Template) -> None:
@@ -190,21 +180,13 @@ def test_no_widget_lies_on_another(template: Template) -> None:
     assert {x for x, _ in cells} == set(range(24))
 
 
-def test_dead_letters_of_every_dead_letter_queue_alarm(template: Template) -> None:
-    queues = {f"{name}.QueueName" for name in template.of_type("AWS::SQS::Queue") if name.endswith("DeadLetterQueue")}
-
-    assert {dimensions["QueueName"] for _, _, dimensions in of_alarm(alarms(template)["DeadLettersAlarm"])} == queues
-
-
-def test_errors_and_throttles_of_every_function_alarm(template: Template) -> None:
+def test_every_dead_letter_queue_and_every_function_has_its_alarms(template: Template) -> None:
+    queues = {name for name in template.of_type("AWS::SQS::Queue") if name.endswith("DeadLetterQueue")}
     functions = set(template.of_type("AWS::Lambda::Function"))
-    for metric in ("Errors", "Throttles", "Duration"):
-        assert functions == {
-            dimensions["FunctionName"]
-            for alarm in alarms(template).values()
-            for _, name, dimensions in of_alarm(alarm)
-            if name == metric
-        }
+
+    watched = {(name, value) for _, name, dimensions in in_alarms(template) for value in dimensions.values()}
+    assert watched >= {("ApproximateNumberOfMessagesVisible", f"{queue}.QueueName") for queue in queues}
+    assert watched >= {(name, of) for name in ("Errors", "Throttles", "Duration") for of in functions}
 
 
 def test_alarms_of_duration_come_before_the_time_out() -> None:
@@ -212,16 +194,22 @@ def test_alarms_of_duration_come_before_the_time_out() -> None:
     timeouts = {name: of["Timeout"] * 1000 for name, of in template.of_type("AWS::Lambda::Function").items()}
     found = alarms(template)
 
-    parts = dict(re.findall(r"FILL\((\w+), 0\) / (\d+)", found["DurationAlarm"]["Metrics"][0]["Expression"]))
-    assert {name: int(of) for name, of in parts.items()} == {
-        "api": timeouts["ApiFunction"],
-        "task": timeouts["TaskFunction"],
-    }
-    # A sweep ends by itself 5 s before its time-out.
-    assert timeouts["SweepFunction"] - 5_000 < found["SweepDurationAlarm"]["Threshold"] < timeouts["SweepFunction"]
-    # A batch of parked events ends by itself 1 s before.
-    callback = timeouts["CallbackFunction"]
-    assert callback - 1_000 < found["CallbackDurationAlarm"]["Threshold"] < callback
+    parts = re.findall(r"FILL\((\w+), 0\) / (\d+)", found["DurationAlarm"]["Metrics"][0]["Expression"])
+    assert parts == [("api", str(timeouts["ApiFunction"])), ("task", str(timeouts["TaskFunction"]))]
+    # A sweep ends by itself 5 s before its time-out, a batch of the retry queue 1 s before.
+    for name, reserve_ms in (("Sweep", 5_000), ("Callback", 1_000)):
+        timeout = timeouts[f"{name}Function"]
+        assert timeout - reserve_ms < found[f"{name}DurationAlarm"]["Threshold"] < timeout
+
+
+def test_a_callback_key_that_cannot_be_read_is_urgent() -> None:
+    alarm = alarms(Template(EnableCallbacks="true"))["CallbackKeyUnreadableAlarm"]
+
+    assert list(of_alarm(alarm)) == [(NAMESPACE, "CallbackRefused", {**SERVICE, "reason": "key_unreadable"})]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
+    # The vendor tries an event three times.
+    assert (alarm["Period"], alarm["EvaluationPeriods"]) == (60, 1)
+    assert re.fullmatch(r"Urgent: .+ First .+ Runbook: CallbackKeyUnreadableAlarm", alarm["AlarmDescription"])
 
 
 def test_the_runbook_has_a_paragraph_for_each_alarm_and_no_other() -> None:
@@ -236,16 +224,13 @@ def test_the_dashboard_is_named_for_its_region_and_linked() -> None:
     (dashboard,) = template.of_type("AWS::CloudWatch::Dashboard").values()
 
     assert dashboard["DashboardName"] == "stack-eu-central-1"
-    url = (
-        "https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-central-1#dashboards/dashboard/Dashboard"
-    )
-    assert template.outputs["DashboardUrl"]["Value"] == url
+    console = "https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-central-1"
+    assert template.outputs["DashboardUrl"]["Value"] == f"{console}#dashboards/dashboard/Dashboard"
 
 
 @pytest.mark.parametrize("queue", ["", "arn:aws:sqs:eu-central-1:123456789012:mine.fifo"])
 def test_the_results_queue_is_shown_whoever_made_it(queue: str) -> None:
-    template = Template(ResultsQueueArn=queue)
-    named = [metric for widget in widgets(template) for metric in of_widget(widget)]
+    named = in_widgets(Template(ResultsQueueArn=queue))
 
     shown = {of["QueueName"] for _, name, of in named if name == "ApproximateAgeOfOldestMessage"}
     assert shown == {"mine.fifo" if queue else "ResultsQueue.QueueName"}

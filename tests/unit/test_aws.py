@@ -1,14 +1,15 @@
-"""Clients of AWS: what is no answer is taken for none."""
+"""Clients of AWS: a body that is not an answer is an error, and an error has one code."""
 
 import io
 from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.compat import HTTPHeaders
+from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
-from stream_state import aws
-from stream_state.aws import MalformedAnswer
+from stream_state.adapters import aws
+from tests.unit.fakes import aws_error
 
 
 class Body(io.BytesIO):
@@ -27,8 +28,8 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def answering(client: Any, status: int, body: bytes) -> Any:
-    """What a call returns if this comes."""
-    reply = AWSResponse("https://dynamodb", status, {}, Body(body))
+    """Result of a call that gets this response."""
+    reply = AWSResponse("https://dynamodb", status, HTTPHeaders(), Body(body))
     client.meta.events.register("before-send", lambda **_: reply)
     return client.get_item(TableName="states", Key={"pk": {"S": "a"}})
 
@@ -38,23 +39,39 @@ def test_an_answer_is_read(client: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"Item": {', b"[]", b"null", b"\xff"])
-def test_what_is_no_answer_is_not_read_as_an_empty_one(client: Any, body: bytes) -> None:
-    with pytest.raises(MalformedAnswer) as raised:
+def test_a_body_that_is_not_an_answer_is_not_read_as_an_empty_one(client: Any, body: bytes) -> None:
+    with pytest.raises(BotoCoreError) as raised:
         answering(client, 200, body)
 
-    assert isinstance(raised.value, BotoCoreError)
+    assert aws.error_code(raised.value) == "MalformedAnswer"
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"__type": ["canary"]}'])
-def test_an_error_that_says_nothing_is_one_of_its_status(client: Any, body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (502, b"", "502"),
+        (502, b"<html>", "502"),
+        (502, b"[]", "502"),
+        (502, b'{"__type": ["canary"]}', "502"),
+        (400, b'{"__type": "com.amazonaws#AccessDeniedException"}', "AccessDeniedException"),
+    ],
+)
+def test_an_error_has_the_code_of_its_body_or_else_its_status(client: Any, status: int, body: bytes, code: str) -> None:
     with pytest.raises(ClientError) as raised:
-        answering(client, 502, body)
+        answering(client, status, body)
 
-    assert raised.value.response["Error"]["Code"] == "502"
+    assert aws.error_code(raised.value) == code
 
 
-def test_an_error_keeps_its_code(client: Any) -> None:
-    with pytest.raises(ClientError) as raised:
-        answering(client, 400, b'{"__type": "com.amazonaws#AccessDeniedException"}')
-
-    assert raised.value.response["Error"]["Code"] == "AccessDeniedException"
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (aws_error("AccessDenied"), "AccessDenied"),
+        (aws_error(""), "ClientError"),
+        (ClientError({}, "GetItem"), "ClientError"),
+        (ReadTimeoutError(endpoint_url="https://canary"), "ReadTimeoutError"),
+    ],
+    ids=["a code", "an empty code", "no code", "no answer"],
+)
+def test_the_code_of_an_error_without_one_is_its_name(error: Exception, code: str) -> None:
+    assert aws.error_code(error) == code

@@ -1,4 +1,4 @@
-"""docs/openapi.yaml is valid, has the routes of the template, and says what API Gateway itself answers."""
+"""docs/openapi.yaml is valid, has the routes of the template, and documents API Gateway's own answers."""
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -11,11 +11,11 @@ CONTRACT = Contract()
 MESSAGE = {"$ref": "#/components/schemas/message"}
 
 
-def test_it_is_an_openapi_document() -> None:
+def test_the_document_is_valid() -> None:
     OpenAPIV31SpecValidator(CONTRACT.document, base_uri=(DOCS / "openapi.yaml").as_uri()).validate()
 
 
-def test_it_has_the_routes_of_the_template_and_the_same_of_them_need_a_signature() -> None:
+def test_the_document_has_the_routes_of_the_template_and_their_authorization() -> None:
     resources = yaml_parse(TEMPLATE.read_text())["Resources"].values()
     events = [event for resource in resources for event in resource["Properties"].get("Events", {}).values()]
     routes = [event["Properties"] for event in events if event["Type"] == "HttpApi"]
@@ -30,10 +30,10 @@ def test_it_has_the_routes_of_the_template_and_the_same_of_them_need_a_signature
 
 
 @pytest.mark.parametrize("route", CONTRACT.operations)
-def test_what_api_gateway_itself_answers_is_documented(route: str) -> None:
+def test_the_document_has_the_answers_of_api_gateway_itself(route: str) -> None:
     operation, content = CONTRACT.operations[route], CONTRACT.content(route)
 
-    # Throttling, a function that fails, and one that cannot be reached or is too late.
+    # API Gateway throttles, the function fails, or the function cannot be reached in time.
     expected = {429, 500, 503}
     expected |= {403} if operation.get("security") != [] else set()
     expected |= {404} if "{" in route else set()

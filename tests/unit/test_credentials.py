@@ -1,4 +1,4 @@
-"""The signing keys: every way in which a secret can be wrong, how long one serves, and what a rejection costs."""
+"""The keys: every way in which a secret can be wrong, how long keys serve, and what a rejection costs."""
 
 import io
 import json
@@ -9,26 +9,35 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from stream_state.credentials import SecretKeys, parse_keys
+from stream_state.adapters.credentials import (
+    CachedSecret,
+    callback_keys,
+    parse_callback_keys,
+    parse_signing_keys,
+    signing_keys,
+)
+from stream_state.adapters.signing import SigningKeys
 from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, StreamStateError
 from stream_state.settings import Settings, SettingsError
-from stream_state.signing import SigningKeys
-from tests.sandbox.static_keys import StaticKeys
-from tests.unit.fakes import Clock, FakeSecrets, Script, aws_error
+from tests.unit.fakes import Clock, FakeSecrets, aws_error
 
 OLD = {"access_key_id": "old-access-key", "secret_access_key": "old-secret-key"}
 NEW = {"access_key_id": "new-access-key", "secret_access_key": "new-secret-key", "session_token": "new-token"}
 OLD_KEYS, NEW_KEYS = SigningKeys(**OLD), SigningKeys(**NEW)
 DOWN = aws_error("InternalServiceError")
+THREADS = 16
+
+type Cached = CachedSecret[SigningKeys]
+type MakeSecret = Callable[..., tuple[Cached, FakeSecrets]]
 
 
 @pytest.fixture
-def source(clock: Clock) -> Callable[..., tuple[SecretKeys, FakeSecrets]]:
-    """Makes a key source over a scripted secret."""
+def make_secret(clock: Clock) -> MakeSecret:
+    """Makes the signing keys over a scripted secret."""
 
-    def make(*values: Any, max_age_seconds: float = 300) -> tuple[SecretKeys, FakeSecrets]:
-        secrets = FakeSecrets(*values)
-        return SecretKeys(secrets, "signing-keys", max_age_seconds, clock.monotonic), secrets
+    def make(*values: Any, max_age_seconds: float = 300, clock: Any = clock) -> tuple[Cached, FakeSecrets]:
+        client: Any = FakeSecrets(*values)
+        return CachedSecret(client, "signing-keys", parse_signing_keys, max_age_seconds, clock), client
 
     return make
 
@@ -45,59 +54,94 @@ def source(clock: Clock) -> Callable[..., tuple[SecretKeys, FakeSecrets]]:
         ({**OLD, "note": ["of the operator"]}, OLD_KEYS),
     ],
 )
-def test_a_secret_is_read_in_both_spellings(secret: dict[str, object], keys: SigningKeys) -> None:
-    assert parse_keys(json.dumps(secret)) == keys
+def test_signing_keys_are_read_in_both_spellings(secret: dict[str, object], keys: SigningKeys) -> None:
+    assert parse_signing_keys(json.dumps(secret)) == keys
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("secret", "keys"),
     [
-        (None, "is binary; store it as text"),
-        ("", "is not JSON"),
-        ("canary", "is not JSON"),
-        ('{"access_key_id": "canary",}', "is not JSON"),
-        ('{"access_key_id": "canary", "access_key_id": "canary"}', "names a member twice"),
-        ("[" * 100_000, "is not JSON"),
-        ("null", "is not a JSON object"),
-        ('["canary"]', "is not a JSON object"),
-        ('"canary"', "is not a JSON object"),
-        ("{}", "must hold access_key_id and secret_access_key (or AccessKeyId and SecretAccessKey)"),
-        ('{"access_key_id": "canary"}', "must hold access_key_id and secret_access_key"),
-        ('{"secret_access_key": "canary"}', "must hold access_key_id and secret_access_key"),
-        ('{"ACCESS_KEY_ID": "canary", "secret_access_key": "canary"}', "must hold access_key_id and"),
-        (json.dumps({**OLD, "AccessKeyId": "canary"}), "holds access_key_id twice, in both spellings"),
-        (json.dumps({**OLD, "SecretAccessKey": "canary"}), "holds secret_access_key twice, in both spellings"),
-        (json.dumps({**NEW, "SessionToken": "canary"}), "holds session_token twice, in both spellings"),
-        *(
-            (json.dumps({**NEW, name: value}), f"must hold {name} as text of printable ASCII without spaces")
-            for name in NEW
-            for value in (
-                "canary ",
-                " canary",
-                "can ary",
-                "canary\n",
-                "canary\u5bc6",
-                "canary\x00",
-                7,
-                True,
-                ["canary"],
-                {},
-            )
-        ),
-        (json.dumps({**OLD, "access_key_id": None}), "must hold access_key_id as text"),
-        (json.dumps({**OLD, "secret_access_key": ""}), "must hold secret_access_key as text"),
+        ({"callback_key": "a"}, ("a",)),
+        ({"callback_key": "a", "previous_callback_key": ""}, ("a",)),
+        ({"callback_key": "a", "previous_callback_key": None}, ("a",)),
+        ({"callback_key": "a", "previous_callback_key": "b"}, ("a", "b")),
     ],
 )
-def test_a_malformed_secret_is_an_error_that_says_what_is_wrong_and_not_what_it_holds(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]],
-    conforms: Callable[[str, Any], None],
-    text: str | None,
-    complaint: str,
-) -> None:
-    keys, _ = source(lambda: text)
+def test_callback_keys_are_the_present_and_the_previous_one(secret: dict[str, object], keys: tuple[str, ...]) -> None:
+    assert parse_callback_keys(json.dumps(secret)) == keys
 
+
+NOT_KEYS: tuple[object, ...] = (
+    "canary ",
+    " canary",
+    "can ary",
+    "canary\n",
+    "canary\u5bc6",
+    "canary\x00",
+    7,
+    True,
+    ["canary"],
+    {},
+)
+NO_PAIR = "must hold access_key_id and secret_access_key (or AccessKeyId and SecretAccessKey)"
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "complaint"),
+    [
+        *(
+            (parse, text, complaint)
+            for parse in (parse_signing_keys, parse_callback_keys)
+            for text, complaint in (
+                (None, "is binary; store it as text"),
+                ("", "is not JSON"),
+                ("canary", "is not JSON"),
+                ('{"access_key_id": "canary",}', "is not JSON"),
+                ('\ufeff{"access_key_id": "canary"}', "begins with a byte order mark"),
+                ('{"access_key_id": "canary", "access_key_id": "canary"}', "names a field twice"),
+                ("[" * 100_000, "is not JSON"),
+                ("null", "is not a JSON object"),
+                ('["canary"]', "is not a JSON object"),
+                ('"canary"', "is not a JSON object"),
+            )
+        ),
+        *(
+            (parse_signing_keys, json.dumps(secret), complaint)
+            for secret, complaint in (
+                ({}, NO_PAIR),
+                ({"access_key_id": "canary"}, NO_PAIR),
+                ({"secret_access_key": "canary"}, NO_PAIR),
+                ({"ACCESS_KEY_ID": "canary", "secret_access_key": "canary"}, NO_PAIR),
+                ({**OLD, "AccessKeyId": "canary"}, "holds access_key_id twice, in both spellings"),
+                ({**OLD, "SecretAccessKey": "canary"}, "holds secret_access_key twice, in both spellings"),
+                ({**NEW, "SessionToken": "canary"}, "holds session_token twice, in both spellings"),
+                ({**OLD, "access_key_id": None}, "must hold access_key_id as text"),
+                ({**OLD, "secret_access_key": ""}, "must hold secret_access_key as text"),
+                *(
+                    ({**NEW, name: value}, f"must hold {name} as text of printable ASCII without spaces")
+                    for name in NEW
+                    for value in NOT_KEYS
+                ),
+            )
+        ),
+        *(
+            (parse_callback_keys, json.dumps(secret), complaint)
+            for secret, complaint in (
+                ({}, "must hold callback_key"),
+                ({"previous_callback_key": "canary"}, "must hold callback_key"),
+                ({"callback_key": ""}, "must hold callback_key as text"),
+                ({"callback_key": None}, "must hold callback_key as text"),
+                ({"callback_key": "can ary"}, "must hold callback_key as text"),
+                ({"callback_key": "canary", "previous_callback_key": 1}, "must hold previous_callback_key as text"),
+            )
+        ),
+    ],
+)
+def test_the_error_of_a_malformed_secret_names_the_fault_and_shows_nothing_of_the_secret(
+    conforms: Callable[[str, Any], None], parse: Callable[[str | None], object], text: str | None, complaint: str
+) -> None:
     with pytest.raises(CredentialsInvalid) as raised:
-        keys.keys()
+        parse(text)
 
     conforms("problem", raised.value.problem())
     assert str(raised.value).startswith(f"The secret with the keys {complaint}")
@@ -123,156 +167,113 @@ def test_a_malformed_secret_is_an_error_that_says_what_is_wrong_and_not_what_it_
     ],
     ids=str,
 )
-def test_a_secret_that_cannot_be_read_is_an_error_that_says_whether_to_ask_again(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]],
-    failure: Exception,
-    error: type[StreamStateError],
-    shown: str,
+def test_the_error_of_a_failed_read_says_whether_to_ask_again(
+    make_secret: MakeSecret, failure: Exception, error: type[StreamStateError], shown: str
 ) -> None:
-    keys, _ = source(failure)
+    secret, _ = make_secret(failure)
 
     with pytest.raises(error, match=r"with the keys|Secrets Manager") as raised:
-        keys.keys()
+        secret.keys()
 
     assert shown in str(raised.value)
     assert "canary" not in f"{raised.value!r}{raised.value.problem()}"
     assert raised.value.__suppress_context__
 
 
-def test_the_keys_are_read_again_when_their_age_has_passed(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock
-) -> None:
-    keys, secrets = source(OLD, NEW, max_age_seconds=300)
+def test_keys_serve_until_their_age_has_passed(make_secret: MakeSecret, clock: Clock) -> None:
+    secret, client = make_secret(OLD, NEW, max_age_seconds=300)
 
-    assert [keys.keys() for _ in range(3)] == [OLD_KEYS] * 3
+    assert [secret.keys() for _ in range(3)] == [OLD_KEYS] * 3
     clock.seconds += 299
-    assert (keys.keys(), secrets.reads) == (OLD_KEYS, 1)
+    assert (secret.keys(), client.reads) == (OLD_KEYS, 1)
     clock.seconds += 1
-    assert (keys.keys(), secrets.reads) == (NEW_KEYS, 2)
+    assert (secret.keys(), client.reads) == (NEW_KEYS, 2)
 
 
-def test_an_age_of_zero_reads_the_keys_each_time(source: Callable[..., tuple[SecretKeys, FakeSecrets]]) -> None:
-    keys, secrets = source(OLD, NEW, max_age_seconds=0)
+def test_an_age_of_zero_reads_the_keys_each_time(make_secret: MakeSecret) -> None:
+    secret, client = make_secret(OLD, NEW, max_age_seconds=0)
 
-    assert [keys.keys(), keys.keys()] == [OLD_KEYS, NEW_KEYS]
-    assert secrets.reads == 2
+    assert [secret.keys(), secret.keys()] == [OLD_KEYS, NEW_KEYS]
+    assert client.reads == 2
 
 
 @pytest.mark.parametrize(
     "failure", [DOWN, ReadTimeoutError(endpoint_url="https://x"), aws_error("AccessDeniedException"), "{"]
 )
 def test_earlier_keys_serve_on_while_the_secret_cannot_be_read(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock, logs: io.StringIO, failure: Any
+    make_secret: MakeSecret, clock: Clock, logs: io.StringIO, failure: Any
 ) -> None:
-    keys, secrets = source(OLD, failure, NEW)
-    keys.keys()
+    secret, client = make_secret(OLD, failure, NEW)
+    secret.keys()
     clock.seconds += 301
 
-    assert [keys.keys(), keys.keys()] == [OLD_KEYS, OLD_KEYS]
-    assert secrets.reads == 2
+    assert [secret.keys(), secret.keys()] == [OLD_KEYS, OLD_KEYS]
+    assert client.reads == 2
     assert "The earlier keys serve on." in logs.getvalue()
     clock.seconds += 30
-    assert (keys.keys(), secrets.reads) == (NEW_KEYS, 3)
+    assert (secret.keys(), client.reads) == (NEW_KEYS, 3)
 
 
-def test_a_failed_first_read_is_tried_again(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock
-) -> None:
-    keys, _ = source(DOWN, OLD)
+def test_a_failed_first_read_is_tried_again(make_secret: MakeSecret, clock: Clock) -> None:
+    secret, _ = make_secret(DOWN, OLD)
     with pytest.raises(CredentialsUnavailable):
-        keys.keys()
+        secret.keys()
 
     clock.seconds += 30
 
-    assert keys.keys() == OLD_KEYS
+    assert secret.keys() == OLD_KEYS
 
 
-def test_a_rejection_reads_the_secret_anew(source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock) -> None:
-    keys, secrets = source(OLD, NEW)
-    rejected = keys.keys()
-
-    assert keys.keys_after_rejection(rejected, clock.monotonic()) == NEW_KEYS
-    assert (keys.keys(), secrets.reads) == (NEW_KEYS, 2)
-
-
-def test_a_rejection_of_earlier_keys_reads_nothing(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock
-) -> None:
-    keys, secrets = source(OLD, NEW)
+def test_a_rejection_reads_the_secret_again(make_secret: MakeSecret, clock: Clock) -> None:
+    secret, client = make_secret(OLD, NEW)
     signed_at = clock.monotonic()
-    rejected = keys.keys()
-    keys.keys_after_rejection(rejected, clock.monotonic())
+    rejected = secret.keys()
 
-    assert keys.keys_after_rejection(rejected, signed_at) == NEW_KEYS
-    assert secrets.reads == 2
+    assert secret.keys_after_rejection(rejected, clock.monotonic()) == NEW_KEYS
+    assert (secret.keys(), client.reads) == (NEW_KEYS, 2)
+    # And a later rejection of the earlier keys reads nothing
+    assert (secret.keys_after_rejection(rejected, signed_at), client.reads) == (NEW_KEYS, 2)
 
 
-def test_a_rejection_before_any_read_reads(source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock) -> None:
-    keys, secrets = source(NEW)
+def test_a_rejection_before_any_read_reads(make_secret: MakeSecret, clock: Clock) -> None:
+    secret, client = make_secret(NEW)
 
-    assert keys.keys_after_rejection(OLD_KEYS, clock.monotonic()) == NEW_KEYS
-    assert secrets.reads == 1
+    assert secret.keys_after_rejection(OLD_KEYS, clock.monotonic()) == NEW_KEYS
+    assert client.reads == 1
 
 
 @pytest.mark.parametrize(
     ("failure", "error"), [(DOWN, CredentialsUnavailable), (aws_error("AccessDeniedException"), CredentialsInvalid)]
 )
 def test_rejected_keys_do_not_serve_on(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]],
-    clock: Clock,
-    failure: Exception,
-    error: type[StreamStateError],
+    make_secret: MakeSecret, clock: Clock, failure: Exception, error: type[StreamStateError]
 ) -> None:
-    keys, _ = source(OLD, failure)
-    rejected = keys.keys()
+    secret, _ = make_secret(OLD, failure)
+    rejected = secret.keys()
 
     with pytest.raises(error):
-        keys.keys_after_rejection(rejected, clock.monotonic())
+        secret.keys_after_rejection(rejected, clock.monotonic())
 
 
-class CountingLock:
-    """A lock that lets a test wait until so many have come to it."""
+class CountingClock(Clock):
+    """A clock that knows how often it was read, which each thread that wants keys does first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._arrivals = threading.Semaphore(0)
+        super().__init__()
+        self.readings = threading.Semaphore(0)
 
-    def wait_for(self, count: int) -> None:
-        for _ in range(count):
-            self._arrivals.acquire(timeout=10)
-
-    def acquire(self, *, blocking: bool = True) -> bool:
-        self._arrivals.release()
-        return self._lock.acquire(blocking)
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
+    def monotonic(self) -> float:
+        self.readings.release()
+        return super().monotonic()
 
 
-THREADS = 16
-
-
-def in_threads(keys: SecretKeys, secrets: FakeSecrets, value: Any, work: Callable[[], object]) -> list[object]:
-    """Results, or errors by class, of threads that have all come before the first of their reads ends with `value`."""
-    lock = CountingLock()
-    keys._lock = lock
-    later = secrets.script.answers
-
-    def slow() -> Any:
-        lock.wait_for(THREADS)
-        secrets.script.answers = later
-        return Script(value).next()
-
-    secrets.script.answers = [slow]
+def in_threads(work: Callable[[], object]) -> list[object]:
+    """Results, or errors by class, of threads that begin together."""
     results: list[object] = []
+    start = threading.Barrier(THREADS)
 
     def run() -> None:
+        start.wait(timeout=10)
         try:
             results.append(work())
         except StreamStateError as error:
@@ -286,20 +287,27 @@ def in_threads(keys: SecretKeys, secrets: FakeSecrets, value: Any, work: Callabl
     return results
 
 
-def test_many_threads_read_the_first_keys_once(source: Callable[..., tuple[SecretKeys, FakeSecrets]]) -> None:
-    keys, secrets = source(NEW)
-
-    assert in_threads(keys, secrets, OLD, keys.keys) == [OLD_KEYS] * THREADS
-    assert secrets.reads == 1
-
-
-def test_many_threads_do_not_wait_for_one_failing_read_each(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]],
+@pytest.mark.parametrize(
+    ("value", "result", "most_reads"), [(OLD, OLD_KEYS, 1), (DOWN, CredentialsUnavailable, 2)], ids=["read", "failing"]
+)
+def test_many_threads_wait_for_one_first_read(
+    make_secret: MakeSecret, value: Any, result: object, most_reads: int
 ) -> None:
-    keys, secrets = source(DOWN)
+    # Given a first read that ends when all threads have asked, and a second one that ends at once
+    clock = CountingClock()
 
-    assert in_threads(keys, secrets, DOWN, keys.keys) == [CredentialsUnavailable] * THREADS
-    assert secrets.reads <= 2
+    def slow() -> Any:
+        # The thread that reads has looked at the clock twice.
+        for _ in range(THREADS + 1):
+            assert clock.readings.acquire(timeout=10)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    secret, client = make_secret(slow, value, clock=clock)
+
+    assert in_threads(secret.keys) == [result] * THREADS
+    assert client.reads <= most_reads
 
 
 @pytest.mark.parametrize(
@@ -307,20 +315,20 @@ def test_many_threads_do_not_wait_for_one_failing_read_each(
     [(NEW, NEW_KEYS), (OLD, OLD_KEYS), (DOWN, CredentialsUnavailable)],
     ids=["rotated", "the same", "failing"],
 )
-def test_many_rejections_at_once_read_the_secret_once(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock, value: Any, result: object
+def test_many_rejections_at_once_cost_one_read(
+    make_secret: MakeSecret, clock: Clock, value: Any, result: object
 ) -> None:
-    keys, secrets = source(OLD)
-    rejected, signed_at = keys.keys(), clock.monotonic()
+    secret, client = make_secret(OLD, value)
+    rejected, signed_at = secret.keys(), clock.monotonic()
 
-    results = in_threads(keys, secrets, value, lambda: keys.keys_after_rejection(rejected, signed_at))
+    results = in_threads(lambda: secret.keys_after_rejection(rejected, signed_at))
 
     assert results == [result] * THREADS
-    assert secrets.reads == 2
+    assert client.reads == 2
 
 
 def test_while_one_thread_reads_again_the_others_go_on_with_the_earlier_keys(
-    source: Callable[..., tuple[SecretKeys, FakeSecrets]], clock: Clock
+    make_secret: MakeSecret, clock: Clock
 ) -> None:
     asked, answered = threading.Event(), threading.Event()
 
@@ -329,34 +337,21 @@ def test_while_one_thread_reads_again_the_others_go_on_with_the_earlier_keys(
         answered.wait(timeout=10)
         return NEW
 
-    keys, secrets = source(OLD, slow)
-    keys.keys()
+    secret, client = make_secret(OLD, slow)
+    secret.keys()
     clock.seconds += 301
-    reader = threading.Thread(target=keys.keys)
+    reader = threading.Thread(target=secret.keys)
     reader.start()
-    asked.wait()
+    asked.wait(timeout=10)
 
-    assert keys.keys() == OLD_KEYS
+    assert secret.keys() == OLD_KEYS
 
     answered.set()
     reader.join()
-    assert (keys.keys(), secrets.reads) == (NEW_KEYS, 2)
+    assert (secret.keys(), client.reads) == (NEW_KEYS, 2)
 
 
-def test_keys_given_by_hand_never_change() -> None:
-    keys = StaticKeys(OLD_KEYS)
-
-    assert keys.keys() == keys.keys_after_rejection(OLD_KEYS, 0.0) == OLD_KEYS
-
-
-def test_the_client_is_made_with_short_time_outs(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "eu-central-1")
-    named = Settings.from_environment({"RTC_APP_IDS": "app-1", "RTC_SECRET_ID": "signing-keys"})
-
-    config = SecretKeys.from_settings(named)._client.meta.config
-
-    assert config.connect_timeout + config.read_timeout <= 5
-    assert config.retries["total_max_attempts"] <= 2
-    with pytest.raises(SettingsError, match="RTC_SECRET_ID is not set"):
-        SecretKeys.from_settings(settings)
+@pytest.mark.parametrize(("make", "name"), [(signing_keys, "RTC_SECRET_ID"), (callback_keys, "RTC_CALLBACK_SECRET_ID")])
+def test_the_secret_must_be_named(settings: Settings, make: Callable[[Settings], object], name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is not set"):
+        make(settings)

@@ -1,163 +1,179 @@
-"""Lookups of one target and of some, and what the queue is told of them."""
+"""Lookups of one target and of several: from the vendor, from the records, and without the vendor's action."""
 
 import io
+import json
+import math
 import threading
+import time
 from collections.abc import Callable
 from itertools import repeat
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from stream_state import lookup as lookup_module
-from stream_state.errors import (
-    CredentialsInvalid,
-    CredentialsUnavailable,
-    QuotaExceeded,
-    RtcAccessDenied,
-    RtcActionRetired,
-    RtcProtocolError,
-    RtcUnavailable,
-    StateUnavailable,
-    StreamStateError,
-    StreamStateTimeout,
-    TargetNotFound,
-)
-from stream_state.lookup import Lookup, concerns_all, deadline, item, not_reached
-from stream_state.model import Medium, StreamState, Target, Until
+from stream_state import errors
+from stream_state.adapters.state_store import STATE_LIFE_SECONDS
+from stream_state.adapters.volcengine import VolcengineClient
+from stream_state.domain.documents import Answer
+from stream_state.domain.observations import QueryResult
+from stream_state.domain.outcomes import Outcome
+from stream_state.domain.requests import SweepRequest
+from stream_state.domain.targets import Medium, Target
+from stream_state.domain.waits import WaitCondition
+from stream_state.services import lookup as lookup_module
+from stream_state.services.lookup import Lookup
 from stream_state.settings import Settings
-from stream_state.table import StateTable
-from stream_state.telling import Teller
-from tests.unit.fakes import Clock, aws_error
-from tests.unit.memory import APP_ID, World, media, query_facts, targets
+from tests.unit.fakes import aws_error
+from tests.unit.memory import ENVIRONMENT, World, media, metrics, targets
+from tests.unit.observed import event, query
 
 ONE, TWO, THREE = targets(3)
+UNKNOWN = errors.TargetNotFound("Unknown.", rtc_request_id="request-7")
+RETIRED = errors.RtcActionRetired("Volcengine has withdrawn GetUserStreamState.", rtc_code="InvalidActionOrVersion")
 Conforms = Callable[[str, Any], None]
 
 
-@pytest.fixture
-def world(clock: Clock) -> World:
-    return World(clock)
+def ask(world: World, target: Target = ONE, max_age_seconds: int = 0) -> Answer:
+    return world.lookup.one(target, world.in_seconds(10), max_age_seconds)
 
 
-@pytest.fixture
-def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", 1)
+def some(world: World, *asked: Target, seconds: float = 10) -> list[Outcome]:
+    return world.lookup.some(asked, world.in_seconds(seconds))
 
 
-def test_a_table_that_does_not_answer_in_time_keeps_no_answer_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a table that answers no more, and a vendor whose answer comes when the time for calls is over
-    released = threading.Event()
-    monkeypatch.setattr(world.table, "observe", lambda *_: released.wait(30))
-    monkeypatch.setattr(world.rtc, "seconds_per_call", 10 + lookup_module.WRITE_SECONDS)
-    world.rtc.say(ONE, media("video"))
-
-    # When a target is asked for
-    (outcome,) = world.lookup.some([ONE], world.in_seconds(10))
-    released.set()
-
-    # Then who asks has the answer, and who delivers learns that it is not stored.
-    assert isinstance(outcome.answer, StreamState)
-    assert isinstance(outcome.known, StateUnavailable)
-
-
-def test_a_table_that_is_not_read_in_time_keeps_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a table whose reads hang
-    released = threading.Event()
-    monkeypatch.setattr(world.table, "read", lambda *_, **options: released.wait(30))
-    monkeypatch.setattr(lookup_module, "WRITE_SECONDS", 0)
-    world.rtc.say(ONE, media("video"))
-
-    # When a target is asked for, or looked up
-    (outcome,) = world.lookup.some([ONE], world.in_seconds(0.1))
-    with_max_age = world.lookup.one(ONE, world.in_seconds(0.1), 60)
-    world.lookup.queries = False
-    with pytest.raises(StateUnavailable, match="did not answer in time"):
-        world.lookup.one(ONE, world.in_seconds(0.1))
-
-    # Then what the table is not needed for is answered all the same
-    assert isinstance(outcome.answer, StreamState)
-    assert (with_max_age.source, with_max_age.publishing) == ("query", True)
-    released.set()
-
-
-def throttled(world: World, *operations: str) -> None:
+def fails(world: World, *operations: str) -> None:
     for operation in operations:
         world.dynamodb.effects[operation] = repeat(aws_error("ProvisionedThroughputExceededException"))
 
 
-def test_an_answer_comes_from_the_vendor_and_is_remembered(world: World, conforms: Conforms) -> None:
+def requests(world: World) -> list[str]:
+    """The requests to DynamoDB since the last look."""
+    made = [operation for operation, _ in world.dynamodb.made]
+    world.dynamodb.made.clear()
+    return made
+
+
+def logged(logs: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in logs.getvalue().splitlines()]
+
+
+def test_an_answer_comes_from_the_vendor_and_is_recorded(world: World, conforms: Conforms) -> None:
     world.rtc.say(ONE, media("video", unknown=["audio"]))
 
-    answer = world.lookup.one(ONE, world.in_seconds(10)).answer()
+    answer = ask(world).document()
 
     conforms("answer", answer)
     assert (answer["source"], answer["rtc_request_id"], answer["publishing"]) == ("query", "request-1", True)
     assert answer["media"] == media("video", unknown=["audio"])
-    assert world.known(ONE)
+    assert world.values(ONE) == {**media("video", unknown=["audio"]), "present": True}
 
 
-def test_an_answer_tells_also_what_is_known_from_events_that_are_newer_than_the_query(world: World) -> None:
-    later_ms = int(world.clock.wall() * 1000) + 5000
-    world.table.observe(StreamState(ONE, query_facts(media("audio"), later_ms), "callback"))
+def test_an_answer_holds_newer_observations_of_the_record_too(world: World) -> None:
+    world.store.observe(ONE, query(world.clock.now_ms() + 5000, audio=True))
     world.rtc.say(ONE, media("video"))
 
-    assert world.lookup.one(ONE, world.in_seconds(10)).values["audio"] is True
+    assert ask(world).state.values["audio"] is True
 
 
 @pytest.mark.parametrize(
-    ("max_age_seconds", "age_seconds", "known", "calls"),
+    ("max_age_seconds", "age_seconds", "recorded", "calls"),
     [
-        (60, 59, media("audio"), 0),
-        (60, 61, media("audio"), 1),
-        (0, 0, media("audio"), 1),
-        (60, 1, media("audio", unknown=["screen_video"]), 1),
+        (60, 59, {"audio": True}, 0),
+        (60, 61, {"audio": True}, 1),
+        (0, 0, {"audio": True}, 1),
+        (60, 1, {"audio": True, "screen_video": None}, 1),
         (60, 1, None, 1),
     ],
 )
-def test_a_known_state_is_accepted_if_it_is_whole_and_fresh(
-    world: World, max_age_seconds: int, age_seconds: int, known: dict[str, bool | None] | None, calls: int
+def test_a_record_is_the_answer_if_it_is_whole_and_fresh(
+    world: World, max_age_seconds: int, age_seconds: int, recorded: dict[str, bool | None] | None, calls: int
 ) -> None:
-    if known:
-        at_ms = int(world.clock.wall() * 1000)
-        world.table.observe(StreamState(ONE, query_facts(known, at_ms), "query"))
+    if recorded:
+        world.store.observe(ONE, query(world.clock.now_ms(), **recorded))
     world.clock.seconds += age_seconds
 
-    state = world.lookup.one(ONE, world.in_seconds(10), max_age_seconds)
+    answer = ask(world, max_age_seconds=max_age_seconds)
 
     assert len(world.rtc.calls) == calls
-    assert (state.source, state.rtc_request_id) == (("query", "request-1") if calls else ("table", None))
+    assert (answer.source, answer.rtc_request_id) == (("query", "request-1") if calls else ("table", None))
+
+
+def test_a_lookup_reads_nothing_before_its_write(world: World) -> None:
+    made, other = [], World(world.clock, world.dynamodb.client)
+    for lookups, max_age_seconds in ((world, 0), (world, 0), (other, 0), (world, 60)):
+        ask(lookups, max_age_seconds=max_age_seconds)
+        made.append(requests(lookups))
+        world.clock.seconds += 30
+
+    # The room's end is read after the first write. Another instance gets the record from its refused write.
+    assert made == [["put_item", "get_item"], ["put_item"], ["put_item", "put_item"], ["batch_get_item"]]
+
+
+@pytest.fixture
+def made_from(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lookup]:
+    """Makes the lookup of a function from the environment."""
+    monkeypatch.setattr(VolcengineClient, "from_settings", lambda *_: world.rtc)
+    settings = Settings.from_environment
+    return lambda function, **more: Lookup.from_settings(settings({**ENVIRONMENT, **more}), world.store, function)
+
+
+@pytest.mark.parametrize(("function", "count", "waits"), [("api", 1, 3.5), ("api", 2, 4.0), ("task", 100, 53.0)])
+def test_api_and_task_wait_for_slots_for_a_bounded_time_and_what_their_own_targets_take(
+    world: World, made_from: Callable[..., Lookup], function: str, count: int, waits: float
+) -> None:
+    lookup = made_from(function, RTC_QPS="2", RTC_MAX_WAIT_SECONDS="3")
+
+    lookup.some([*targets(count), ONE], math.inf)
+
+    assert world.rtc.waits == pytest.approx([waits] * count)
+
+
+@pytest.mark.parametrize("function", ["sweep", "callback"])
+def test_sweeps_and_rechecks_wait_for_slots_without_bound(
+    world: World, made_from: Callable[..., Lookup], function: str
+) -> None:
+    lookup = made_from(function)
+
+    list(lookup.each(iter([ONE, TWO]), math.inf))
+    lookup.recheck(THREE, math.inf)
+
+    assert world.rtc.waits == [math.inf] * 3
+
+
+def test_the_environment_switches_queries(made_from: Callable[..., Lookup]) -> None:
+    assert [made_from("api", RTC_QUERY=value).queries for value in ("on", "off")] == [True, False]
 
 
 def test_the_vendor_is_asked_if_the_table_cannot_be_read(world: World, logs: io.StringIO) -> None:
-    throttled(world, "batch_get_item")
+    fails(world, "batch_get_item")
 
-    assert world.lookup.one(ONE, world.in_seconds(10), 60).source == "query"
-    assert "StateUnavailable" in logs.getvalue()
+    assert ask(world, max_age_seconds=60).source == "query"
+    assert [line["error"] for line in logged(logs)] == ["StateUnavailable"]
 
 
-def test_without_the_table_the_asker_still_gets_what_the_vendor_said_and_the_teller_gets_the_error(
-    world: World,
+@pytest.mark.parametrize("asked", [(ONE,), (ONE, TWO)])
+def test_the_caller_has_the_answer_and_the_delivery_the_error_if_the_table_fails(
+    world: World, asked: tuple[Target, ...]
 ) -> None:
-    throttled(world, "get_item", "batch_get_item", "put_item")
+    fails(world, "get_item", "batch_get_item", "put_item")
     world.rtc.say(ONE, media("audio"))
-    world.rtc.say(TWO, TargetNotFound("Unknown."))
+    world.rtc.say(TWO, UNKNOWN)
 
-    found, unknown = world.lookup.some([ONE, TWO], world.in_seconds(10))
+    found, *unknown = some(world, *asked)
 
-    assert found.result()["media"] == media("audio")
-    assert isinstance(found.known, StateUnavailable)
-    assert isinstance(unknown.result(), TargetNotFound)
-    assert isinstance(unknown.known, StateUnavailable)
-    assert isinstance(world.teller.deliver([found], world.in_seconds(10))[0], StateUnavailable)
+    assert isinstance(found.answer, Answer)
+    assert found.answer.state.values["audio"] is True
+    assert all(isinstance(outcome.result(), errors.TargetNotFound) for outcome in unknown)
+    assert all(isinstance(outcome.merge, errors.StateUnavailable) for outcome in (found, *unknown))
+    assert isinstance(world.delivery.deliver([found], world.in_seconds(10))[0], errors.StateUnavailable)
     assert world.queue.messages == []
 
 
-def test_some_are_answered_in_the_order_asked_and_one_named_twice_costs_one_call(world: World) -> None:
-    world.lookup.one(TWO, world.in_seconds(10))
-    world.rtc.say(THREE, RtcProtocolError("What?"))
+def test_several_are_answered_in_the_order_asked_and_a_target_named_twice_costs_one_call(
+    world: World, logs: io.StringIO
+) -> None:
+    ask(world, TWO)
+    world.rtc.say(THREE, errors.RtcProtocolError("What?"))
 
     outcomes = world.lookup.some([THREE, ONE, TWO, ONE, THREE], world.in_seconds(10), max_age_seconds=60)
 
@@ -165,100 +181,81 @@ def test_some_are_answered_in_the_order_asked_and_one_named_twice_costs_one_call
     assert sorted(world.rtc.calls) == [ONE, TWO, THREE]
     assert [getattr(outcome.answer, "source", None) for outcome in outcomes] == [None, "query", "table", "query", None]
     assert outcomes[0].answer is outcomes[4].answer
-    with pytest.raises(RtcProtocolError):
-        world.lookup.one(THREE, world.in_seconds(10))
+    # The error is logged once, with its target.
+    (line,) = logged(logs)
+    assert line | {**THREE.as_dict(), "error": "RtcProtocolError"} == line
+    with pytest.raises(errors.RtcProtocolError):
+        ask(world, THREE)
 
 
-def test_many_are_asked_each_once(world: World) -> None:
-    everyone = targets(300)
-
-    outcomes = world.lookup.some(everyone, world.in_seconds(10))
-
-    assert [outcome.target for outcome in outcomes] == everyone == sorted(world.rtc.calls)
-    assert all(isinstance(outcome.answer, StreamState) for outcome in outcomes)
-
-
-HALTING: list[StreamStateError] = [
-    CredentialsInvalid("No secret."),
-    CredentialsUnavailable("Later."),
-    RtcActionRetired("Gone."),
-    RtcAccessDenied("Keys.", rtc_code="InvalidAccessKey"),
-    RtcAccessDenied("Policy.", rtc_code="LackPolicy"),
+HALTING = [
+    errors.CredentialsInvalid("No secret."),
+    errors.CredentialsUnavailable("Later."),
+    errors.RtcActionRetired("Gone."),
+    errors.RtcAccessDenied("Keys.", rtc_code="InvalidAccessKey"),
+    errors.RtcAccessDenied("Policy.", rtc_code="LackPolicy"),
 ]
-PASSING: list[StreamStateError] = [
-    RtcAccessDenied("AppId.", rtc_code="InvalidParameter.AccountIdMismatch"),
-    RtcUnavailable("Network."),
-    TargetNotFound("Unknown."),
-    RtcProtocolError("What?"),
+PASSING = [
+    errors.RtcAccessDenied("AppId.", rtc_code="InvalidParameter.AccountIdMismatch"),
+    errors.RtcUnavailable("Network."),
+    UNKNOWN,
 ]
 
 
-@pytest.mark.parametrize("error", HALTING, ids=str)
+@pytest.mark.parametrize("error", [*HALTING, *PASSING], ids=str)
 @pytest.mark.parametrize("concurrency", [1, 64])
 def test_an_error_that_every_target_would_meet_ends_the_asking(
-    world: World, monkeypatch: pytest.MonkeyPatch, error: StreamStateError, concurrency: int
+    world: World, monkeypatch: pytest.MonkeyPatch, error: errors.StreamStateError, concurrency: int
 ) -> None:
     monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", concurrency)
     world.rtc.default = error
 
-    outcomes = world.lookup.some(targets(500), world.in_seconds(10))
+    outcomes = some(world, *targets(200))
 
-    assert concerns_all(error)
-    assert len(world.rtc.calls) <= concurrency
+    assert 1 <= len(world.rtc.calls) <= (concurrency if error in HALTING else 200)
+    assert (sorted(world.rtc.calls) == targets(200)) is (error in PASSING)
+    assert (world.dynamodb.count("batch_get_item") < 6) is (error in HALTING)
+    assert [outcome.target for outcome in outcomes] == targets(200)
     assert {str(outcome.answer) for outcome in outcomes} == {str(error)}
-    assert len(outcomes) == 500
 
 
-def test_who_waits_for_a_slot_while_another_is_refused_makes_no_call(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refusal = CredentialsInvalid("No secret.")
-    all_begun = threading.Barrier(3)
+def test_a_target_that_waits_for_a_slot_meanwhile_is_not_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = errors.CredentialsInvalid("No secret.")
+    all_begun = threading.Barrier(3)  # The three wait for a slot, and the keys cannot be read for the first.
 
-    def ask(target: Target, deadline: float, before_call: Callable[[], None]) -> StreamState:
+    def stream_state(target: Target, deadline: float, *, before_call: Callable[[], None], **more: float) -> QueryResult:
         all_begun.wait()
-        while target != ONE:
+        for _ in range(0 if target == ONE else 2000):
+            time.sleep(0.001)
             before_call()
         raise refusal
 
-    monkeypatch.setattr(world.rtc, "stream_state", ask)
-
-    outcomes = world.lookup.some([ONE, TWO, THREE], world.in_seconds(10))
+    monkeypatch.setattr(world.rtc, "stream_state", stream_state)
+    outcomes = some(world, ONE, TWO, THREE)
 
     assert [outcome.answer for outcome in outcomes] == [refusal] * 3
+    assert [outcome.is_asked for outcome in outcomes] == [True, False, False]
 
 
-@pytest.mark.parametrize("error", PASSING, ids=str)
-def test_an_error_of_one_target_leaves_the_others_alone(world: World, error: StreamStateError) -> None:
-    world.rtc.say(TWO, error)
-
-    outcomes = world.lookup.some([TWO, *targets(200)], world.in_seconds(10))
-
-    assert not concerns_all(error)
-    assert len(world.rtc.calls) == 200
-    assert [outcome.target for outcome in outcomes if outcome.answer is error] == [TWO, TWO]
-
-
-def test_those_whose_turn_does_not_come_before_the_deadline_are_told_to_come_back(
-    world: World, one_at_a_time: None
+def test_a_target_whose_turn_does_not_come_in_time_is_refused_for_a_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", 1)
     world.rtc.seconds_per_call = 1
 
-    outcomes = world.lookup.some(targets(10), world.in_seconds(3.5))
+    outcomes = some(world, *targets(10), seconds=3.5)
 
     assert world.rtc.calls == targets(4)
-    refused = [outcome.answer for outcome in outcomes[4:]]
-    assert all(isinstance(answer, QuotaExceeded) and answer.retry_after == 1 for answer in refused)
-    assert str(refused[0]) == str(not_reached())
+    answers = [outcome.answer for outcome in outcomes[4:]]
+    assert all(isinstance(answer, errors.QuotaExceeded) and answer.retry_after == 1 for answer in answers)
+    assert "before this target's turn" in str(answers[0])
 
 
-def test_no_target_costs_no_call(world: World) -> None:
-    assert world.lookup.some([], world.in_seconds(10)) == []
-    assert world.teller.deliver([], world.in_seconds(10)) == []
+# Wait conditions
 
 
-def until(world: World, *, seconds: float, publishing: bool = True) -> Until:
-    return Until(Medium.VIDEO, publishing, world.clock.wall() + seconds)
+def condition(world: World, *, seconds: float, publishing: bool = True) -> WaitCondition:
+    return WaitCondition(Medium.VIDEO, publishing, world.clock.now() + seconds)
 
 
 @pytest.mark.parametrize(
@@ -267,71 +264,181 @@ def until(world: World, *, seconds: float, publishing: bool = True) -> Until:
         (media("video"), 5, True),
         (media("video"), -5, True),
         (media(), 5, False),
-        (media(), -5, StreamStateTimeout),
-        (TargetNotFound("Unknown."), 5, False),
-        (TargetNotFound("Unknown."), -5, StreamStateTimeout),
-        (RtcUnavailable("Network."), 5, RtcUnavailable),
-        (RtcUnavailable("Network."), -5, StreamStateTimeout),
-        (RtcProtocolError("What?"), 5, RtcProtocolError),
-        (RtcProtocolError("What?"), -5, RtcProtocolError),
+        (media(), -5, errors.StreamStateTimeout),
+        (UNKNOWN, 5, False),
+        (UNKNOWN, -5, errors.StreamStateTimeout),
+        (errors.RtcUnavailable("Network."), 5, errors.RtcUnavailable),
+        (errors.RtcUnavailable("Network."), -5, errors.StreamStateTimeout),
+        (errors.RtcProtocolError("What?"), 5, errors.RtcProtocolError),
+        (errors.RtcProtocolError("What?"), -5, errors.RtcProtocolError),
+        (RETIRED, 5, errors.RtcActionRetired),
     ],
 )
-def test_a_wait_ends_when_it_holds_or_its_time_is_past(
-    world: World, says: Any, seconds: float, outcome: type[StreamStateError] | Any
+def test_a_wait_ends_when_its_condition_holds_or_its_deadline_is_past(
+    world: World, says: Any, seconds: float, outcome: Any
 ) -> None:
     world.rtc.say(ONE, says)
-    condition = until(world, seconds=seconds)
+    waits_for = condition(world, seconds=seconds)
 
-    if isinstance(outcome, type):
-        with pytest.raises(outcome):
-            world.lookup.until(ONE, condition, world.in_seconds(10))
+    if isinstance(outcome, bool):
+        answer, holds = world.lookup.check(ONE, waits_for, world.in_seconds(10))
+        assert (answer.target, holds) == (ONE, outcome)
     else:
-        state, holds = world.lookup.until(ONE, condition, world.in_seconds(10))
-        assert (state.target, holds) == (ONE, outcome)
+        with pytest.raises(outcome):
+            world.lookup.check(ONE, waits_for, world.in_seconds(10))
 
 
-def test_who_is_unknown_is_not_known_to_be_off(world: World) -> None:
-    world.rtc.say(ONE, TargetNotFound("Unknown.", rtc_request_id="request-7"))
+@pytest.mark.parametrize(("queries", "source", "present"), [(True, "query", False), (False, "table", None)])
+def test_an_unknown_user_is_not_yet_and_never_off(world: World, queries: object, source: str, present: object) -> None:
+    world.rtc.say(ONE, UNKNOWN)
+    world.lookup.queries = bool(queries)
 
-    state, holds = world.lookup.until(ONE, until(world, seconds=5, publishing=False), world.in_seconds(10))
+    answer, holds = world.lookup.check(ONE, condition(world, seconds=5, publishing=False), world.in_seconds(10))
 
-    assert (holds, state.publishing, state.values["present"], state.rtc_request_id) == (False, None, False, "request-7")
-
-
-def test_a_wait_accepts_a_known_state(world: World) -> None:
-    world.rtc.say(ONE, media("video"))
-    world.lookup.one(ONE, world.in_seconds(10))
-
-    assert world.lookup.until(ONE, until(world, seconds=5), world.in_seconds(10), 60)[1] is True
-    assert len(world.rtc.calls) == 1
+    # Without a query nobody said that the user is absent.
+    assert (holds, answer.state.publishing, answer.state.present.value) == (False, None, present)
+    assert (answer.source, answer.rtc_request_id) == (source, "request-7" if queries else None)
+    with pytest.raises(errors.StreamStateTimeout):
+        world.lookup.check(ONE, condition(world, seconds=-1), world.in_seconds(10))
 
 
-def test_an_error_among_several_names_its_target(conforms: Conforms) -> None:
-    problem = item(ONE, QuotaExceeded("No slot."))
+# Without the vendor's action: withdrawn by the vendor, or switched off
 
-    conforms("problem", problem)
-    assert {name: problem[name] for name in ("app_id", "room_id", "user_id")} == ONE.as_dict()
-    assert item(ONE, {"type": "stream_state"}) == {"type": "stream_state"}
+ON, OFF, NEVER_SEEN, GONE = targets(4)
+WATCHED = SweepRequest(None, emits_all=False)
 
 
-def test_the_deadline_leaves_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup_module, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    context: Any = SimpleNamespace(get_remaining_time_in_millis=lambda: 10_000)
+@pytest.fixture
+def described(world: World) -> World:
+    """A minute ago callback events described two users: one with audio, and one who left. Both were delivered."""
+    world.store.observe(ON, event("audio.start", world.clock.now_ms()))
+    world.store.observe(OFF, event("leave", world.clock.now_ms()))
+    world.delivery.drain(world.in_seconds(10))
+    world.queue.take()
+    world.clock.seconds += 60
+    return world
 
-    assert deadline(context, reserve_seconds=0.5) == 109.5
+
+@pytest.fixture(params=["retired", "off"])
+def missing(request: pytest.FixtureRequest, described: World) -> type[errors.StreamStateError]:
+    """The error of a target without a record, while no call can help."""
+    if request.param == "retired":
+        described.rtc.default = RETIRED
+        return errors.RtcActionRetired
+    described.lookup.queries = False
+    return errors.TargetNotFound
 
 
-def test_a_lookup_and_a_teller_are_made_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "eu-central-1")
-    environment = {
-        "RTC_APP_IDS": APP_ID,
-        "RTC_SECRET_ID": "keys",
-        "TABLE_NAME": "states",
-        "RESULTS_QUEUE_URL": "https://sqs.example/1/results",
-    }
-    settings = Settings.from_environment(environment)
-    table = StateTable.from_settings(settings)
+def run(world: World, request: SweepRequest) -> dict[str, Any]:
+    return world.sweep.run(request, world.in_seconds(600), world.in_seconds(610))
 
-    assert isinstance(Lookup.from_settings(settings, table, "api"), Lookup)
-    assert isinstance(Teller.from_settings(settings, table), Teller)
+
+def test_the_answer_is_the_record(world: World, missing: type[errors.StreamStateError], conforms: Conforms) -> None:
+    on, off = ask(world, ON).document(), ask(world, OFF, max_age_seconds=1).document()
+
+    for answer in (on, off):
+        conforms("answer", answer)
+        assert (answer["source"], answer["rtc_request_id"]) == ("table", None)
+        assert answer["observed_at"] == "2026-11-23T03:04:05.678Z"
+    assert (on["media"], on["present"]) == (media("audio", unknown=["video", "screen_audio", "screen_video"]), True)
+    assert (off["media"], off["present"]) == (media(), False)
+    assert len(world.rtc.calls) == (2 if missing is errors.RtcActionRetired else 0)
+
+
+def test_only_a_target_without_a_record_is_an_error(world: World, missing: type[errors.StreamStateError]) -> None:
+    outcomes = some(world, ON, NEVER_SEEN, OFF, ON)
+
+    assert [type(outcome.answer) for outcome in outcomes] == [Answer, missing, Answer, Answer]
+    with pytest.raises(missing):
+        ask(world, NEVER_SEEN)
+    world.clock.seconds += STATE_LIFE_SECONDS
+    with pytest.raises(missing):
+        ask(world, ON)
+    fails(world, "batch_get_item")
+    with pytest.raises(errors.StateUnavailable):
+        ask(world, ON)
+
+
+@pytest.mark.parametrize(
+    "says", [["The answer is the last known state: Volcengine has withdrawn GetUserStreamState."], []], ids=len
+)
+def test_an_answer_has_a_warning_and_a_metric_only_after_the_action_was_withdrawn(
+    described: World, logs: io.StringIO, capsys: pytest.CaptureFixture[str], says: list[str]
+) -> None:
+    described.rtc.default = RETIRED
+    described.lookup.queries = bool(says)
+    ask(described, ON)
+
+    assert [line["message"] for line in logged(logs)] == says
+    assert metrics(capsys).get("RtcActionRetired", []) == [1] * len(says)
+
+
+def test_other_errors_of_the_vendor_are_not_answered_by_the_record(described: World) -> None:
+    described.rtc.default = errors.RtcUnavailable("Down.")
+
+    with pytest.raises(errors.RtcUnavailable):
+        ask(described, ON)
+
+
+def test_a_sweep_of_given_targets_delivers_their_records(world: World, missing: type[errors.StreamStateError]) -> None:
+    many = targets(250)
+
+    summary = run(world, SweepRequest(many, emits_all=True))
+
+    assert (summary["targets"], summary["delivered"], summary["failed"], summary["remaining"]) == (250, 2, 248, 0)
+    assert world.queue.users() == [ON.user_id, OFF.user_id]
+    assert world.queue.users("stream_state_problem") == [target.user_id for target in many[2:]]
+    problems = [message["problem"]["error"] for message in world.queue.messages if "problem" in message]
+    assert problems == [missing.__name__] * 248
+    assert len(world.rtc.calls) < (100 if missing is errors.RtcActionRetired else 1)
+
+
+def test_a_sweep_of_the_watch_list_ends_at_once(world: World, missing: type[errors.StreamStateError]) -> None:
+    world.watch_list.add(targets(1000), 3600)
+    requests(world)
+
+    summary = run(world, WATCHED)
+
+    assert world.queue.messages == []
+    if missing is errors.RtcActionRetired:
+        assert summary["failures"][0]["problem"]["error"] == "RtcActionRetired"
+        assert len(world.rtc.calls) < 100
+    else:
+        assert (summary["skipped"], summary["targets"], world.rtc.calls) == ("RTC_QUERY is off", 0, [])
+        # Only the list of undelivered changes was read.
+        assert requests(world) == ["query"]
+
+
+# Drift: a sweep corrects a record that a lost event left wrong
+
+
+def drift(world: World, capsys: pytest.CaptureFixture[str], *watched: Target) -> float:
+    """The records that a sweep of these targets corrects."""
+    world.watch_list.add(watched, 3600)
+    world.clock.seconds += 60
+    metrics(capsys)
+    run(world, WATCHED)
+    return sum(metrics(capsys).get("StateDrift", []))
+
+
+def test_a_sweep_corrects_and_counts_drift_once(described: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # Given a user who is off by now, one who is back, and one who has gone, each without an event
+    described.store.observe(GONE, event("video.start", described.clock.now_ms()))
+    described.rtc.say(ON, media())
+    described.rtc.say(OFF, media("video"))
+    described.rtc.say(GONE, UNKNOWN)
+
+    assert drift(described, capsys, ON, OFF, GONE) == 3
+    delivered = {message["user_id"]: (message["publishing"], message["present"]) for message in described.queue.take()}
+    assert delivered == {ON.user_id: (False, True), OFF.user_id: (True, True), GONE.user_id: (None, False)}
+    assert drift(described, capsys, ON, OFF, GONE) == 0
+
+
+def test_values_that_no_event_described_are_no_drift(described: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # Given a user who only joined, a user whom only queries described, and one as the events described
+    polled = Target(ON.app_id, ON.room_id, "polled")
+    described.store.observe(NEVER_SEEN, event("join", described.clock.now_ms()))
+    described.store.observe(polled, query(described.clock.now_ms(), audio=True))
+    described.rtc.say(ON, media("audio"))
+
+    assert drift(described, capsys, ON, OFF, NEVER_SEEN, polled) == 0

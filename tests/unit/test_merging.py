@@ -1,171 +1,184 @@
-"""Histories of queries and pushed events, merged in any order, and across the life of a table item."""
+"""State records: merging in any order, sequence, rechecks, undelivered changes, expiry."""
 
-import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_state.model import FOUND, PRESENT, Fact, Known, Medium, StreamState, Target
-from stream_state.table import STATE_LIFE_SECONDS
-from tests.unit.fakes import WALL_SECONDS, Clock
-from tests.unit.memory import APP_ID, World, query_facts
+from stream_state.domain.merging import StateRecord, as_lists, from_lists
+from stream_state.domain.observations import Observations, not_found
+from stream_state.domain.targets import Medium
+from tests.unit.observed import NOW_MS, TARGET, audio, end, event, join, leave, query, record_of, start, stop
 
-TARGET = Target(APP_ID, "class-1", "teacher")
-START_MS = int(WALL_SECONDS * 1000)
-PARTITION = f"state#{TARGET.app_id}#{TARGET.room_id}"
-NAMES = (*(medium.value for medium in Medium), PRESENT)
+type History = list[Observations]
 
-type Facts = Mapping[str, Fact]
-
-
-def _query(at_ms: int, values: list[bool | None]) -> Facts:
-    return query_facts(dict(zip(NAMES, values, strict=False)), at_ms)
-
-
-def _stream_event(at_ms: int, medium: Medium, value: bool) -> Facts:  # noqa: FBT001 (a strategy gives it)
-    return {medium.value: Fact(value, at_ms)} | ({PRESENT: Fact(value=True, at_ms=at_ms)} if value else {})
-
-
-def _presence_event(at_ms: int, joined: bool) -> Facts:  # noqa: FBT001 (a strategy gives it)
-    off = {} if joined else {medium.value: Fact(value=False, at_ms=at_ms) for medium in Medium}
-    return {**off, PRESENT: Fact(joined, at_ms)}
-
-
-def _not_found(at_ms: int) -> Facts:
-    return StreamState.not_found(TARGET, at_ms, None).facts
-
-
-times = st.integers(START_MS, START_MS + 4)
-four_values = st.lists(st.none() | st.booleans(), min_size=4, max_size=4)
-observations = st.one_of(
-    st.builds(_query, times, four_values),
-    st.builds(_stream_event, times, st.sampled_from(Medium), st.booleans()),
-    st.builds(_presence_event, times, st.booleans()),
-    st.builds(_not_found, times),
+# Times that meet at the bounds of the skew and of the graces, by clocks up to 3 s apart, early and late.
+BASES = [NOW_MS + later_ms for later_ms in (0, 5_000, 10_000, 40_000, 80_000)]
+TIMES = st.builds(int.__add__, st.sampled_from(BASES), st.sampled_from([0, 0, 1, -1]))
+DELAYS = st.sampled_from([0, -3_000, 1, 30_000])
+ENDS = ("leave", "lost", "end")
+EVENTS = st.builds(
+    lambda kind, at_ms, delay_ms, device: event(kind, at_ms, arrived_at_ms=at_ms + delay_ms, device=device),
+    st.sampled_from(["join", "audio.start", "video.start", "audio.stop", "audio.cut", *ENDS]),
+    TIMES,
+    DELAYS,
+    st.sampled_from([None, "web", "ios"]),
 )
-histories = st.lists(observations, min_size=1, max_size=8)
+VALUES = st.none() | st.booleans()
+QUERIES = st.builds(lambda at_ms, audio, video: query(at_ms, audio=audio, video=video), TIMES, VALUES, VALUES)
+OBSERVATIONS = st.one_of(EVENTS, EVENTS, QUERIES, st.builds(not_found, TIMES))
+HISTORIES = st.lists(OBSERVATIONS, min_size=1, max_size=9)
 
 
-def merged(history: Iterable[Facts]) -> Known:
-    known = Known(TARGET)
-    for facts in history:
-        known = known.merged(facts, START_MS)
-    return known
-
-
-@given(histories, st.data())
-def test_any_order_and_repetition_of_a_history_merges_to_the_same_facts_and_values(
-    history: list[Facts], data: st.DataObject
-) -> None:
-    repeats = data.draw(st.lists(st.sampled_from(history), max_size=6))
+@given(HISTORIES, st.data())
+def test_any_order_grouping_and_repeats_give_the_same_record(history: History, data: st.DataObject) -> None:
+    repeats = data.draw(st.lists(st.sampled_from(history), max_size=5))
     shuffled = data.draw(st.permutations(history + repeats))
+    middle = data.draw(st.integers(0, len(shuffled)))
+    halves = [record_of(*part).observations for part in (shuffled[:middle], shuffled[middle:])]
 
-    assert merged(shuffled).facts == merged(history).facts
-    assert merged(shuffled).state().answer() == merged(history).state().answer()
+    expected = record_of(*history)
+    for other in (record_of(*shuffled), record_of(*halves)):
+        assert (other.observations, other.state) == (expected.observations, expected.state)
 
 
-@given(histories)
-def test_what_is_known_is_the_latest_of_what_was_told_and_at_equal_times_true_then_unknown_then_false(
-    history: list[Facts],
+@given(HISTORIES, st.data())
+def test_a_repeat_changes_nothing(history: History, data: st.DataObject) -> None:
+    record = record_of(*history)
+
+    merge = record.merged(data.draw(st.sampled_from(history)), NOW_MS + 1)
+
+    assert merge.is_repeat
+    assert merge.after == record
+    assert (merge.needs_recheck, merge.corrects_event) == (False, False)
+
+
+@given(HISTORIES)
+def test_nothing_is_false_that_no_observation_called_off_or_ended(history: History) -> None:
+    kinds = {kind for observations in history for kind in observations}
+    state = record_of(*history).state
+
+    for medium in Medium:
+        queries = [marks[f"{medium}.query"].value for marks in history if f"{medium}.query" in marks]
+        if state.media[medium].value is False:
+            assert False in queries or kinds & {*ENDS, f"{medium}.stop", f"{medium}.cut"}
+    if state.present.value is False:
+        assert kinds & {*ENDS, "absent"}
+
+
+@given(HISTORIES, TIMES, DELAYS)
+def test_a_start_stands_until_a_newer_event_or_a_later_query(history: History, at_ms: int, delay_ms: int) -> None:
+    # Given a start at or after each end and stop, and no query of later than the skew after it
+    seen_ms = at_ms + min(delay_ms, 0)
+    latest = dict.fromkeys(("found", "absent", *(f"{medium}.query" for medium in Medium)), seen_ms + 5000)
+    before = [one for one in history if all(mark.at_ms <= latest.get(kind, at_ms) for kind, mark in one.items())]
+
+    state = record_of(*before, audio(at_ms, arrived_at_ms=at_ms + delay_ms)).state
+
+    assert (state.values["audio"], state.values["present"]) == (True, True)
+
+
+@given(HISTORIES)
+def test_a_stored_record_is_read_as_it_was(history: History) -> None:
+    observations = record_of(*history).observations
+
+    assert from_lists(json.loads(json.dumps(as_lists(observations)))) == observations
+
+
+@pytest.mark.parametrize(
+    ("history", "last", "needed"),
+    [
+        # A value that was known is not known any more.
+        ([start(9_000)], leave(10_000), True),
+        ([stop(9_000), leave(10_000)], join(20_000), True),
+        ([join(9_000)], leave(10_000), True),
+        ([query(9_000, video=True)], not_found(20_000), True),
+        # An event and a query disagree within the skew.
+        ([start(9_000)], query(10_000), True),
+        ([start(9_000)], not_found(10_000), True),
+        ([end(9_000)], query(10_000, video=True), True),
+        ([start(1_000), leave(2_000), leave(5_900)], query(8_100, video=True), True),
+        ([end(1_000), join(90_000)], query(94_000, video=True), True),
+        # Nothing is in doubt.
+        ([], leave(9_000), False),
+        ([start(9_000)], leave(20_000), False),
+        ([start(9_000)], query(14_001), False),
+        ([start(9_000)], query(10_000, video=True), False),
+        ([start(9_000), leave(10_000)], query(15_001), False),
+        ([leave(10_000)], not_found(10_001), False),
+        ([start(9_000), query(10_000)], query(11_000), False),
+    ],
+)
+def test_a_doubt_asks_for_a_recheck(history: History, last: Observations, needed: object) -> None:
+    assert record_of(*history).merged(last, NOW_MS).needs_recheck is needed
+
+
+@pytest.mark.parametrize(
+    ("history", "last", "corrects"),
+    [
+        ([start(1_000)], query(9_000), True),
+        ([stop(1_000)], query(9_000, video=True), True),
+        ([join(1_000)], not_found(9_000), True),
+        ([query(1_000, video=True)], query(9_000), False),
+        ([start(1_000)], query(2_000), False),
+        ([start(1_000)], query(9_000, video=True), False),
+    ],
+)
+def test_a_query_that_turns_a_value_corrects_the_events(history: History, last: Observations, corrects: object) -> None:
+    assert record_of(*history).merged(last, NOW_MS).corrects_event is corrects
+
+
+def delivered(record: StateRecord) -> StateRecord:
+    return record.with_delivery(record.state.values, record.sequence)
+
+
+def test_a_change_is_undelivered_until_it_was_delivered() -> None:
+    first = record_of(query(9_000, video=True))
+    changed = delivered(first).merged(query(10_000), NOW_MS).after
+    back = changed.merged(query(11_000, video=True), NOW_MS).after
+
+    assert [record.is_undelivered for record in (first, delivered(first))] == [True, False]
+    assert [record.is_undelivered for record in (changed, delivered(changed))] == [True, False]
+    assert changed.with_delivery(first.state.values, first.sequence).is_undelivered
+    # A change and its return are two changes: a consumer may have seen the first one.
+    assert (back.is_undelivered, back.sequence - first.sequence) == (True, 2)
+
+
+@pytest.mark.parametrize("history", [[], [query(9_000, audio=None, video=None, screen_audio=None, screen_video=None)]])
+def test_a_new_target_of_which_nothing_is_known_has_no_change(history: History) -> None:
+    assert not record_of(*history).is_undelivered
+
+
+def test_a_later_time_alone_is_no_change() -> None:
+    record = delivered(record_of(query(9_000)))
+    merge = record.merged(query(12_000), NOW_MS + 5)
+
+    assert (merge.is_repeat, merge.after.is_undelivered, merge.after.sequence) == (False, False, record.sequence)
+    assert merge.after.state.observed_at_ms == 12_000
+
+
+def test_what_is_not_known_any_more_after_expiry_is_a_change() -> None:
+    record = delivered(record_of(query(9_000, video=True)))
+
+    forgotten = record.forgotten()
+
+    assert (forgotten.state.is_known, forgotten.is_undelivered) == (False, True)
+    assert (forgotten.delivered, forgotten.sequence) == (record.delivered, record.sequence + 1)
+    assert forgotten.forgotten().sequence == forgotten.sequence
+
+
+@given(st.lists(st.tuples(OBSERVATIONS, st.sampled_from(["kept", "kept", "kept", "expired", "deleted"])), max_size=9))
+def test_the_sequence_grows_by_one_with_each_change_and_never_goes_back(
+    history: list[tuple[Observations, str]],
 ) -> None:
-    known = merged(history)
-
-    assert known.facts.keys() == {name for facts in history for name in facts}
-    for name, fact in known.facts.items():
-        told = [facts[name] for facts in history if name in facts]
-        last = [each.value for each in told if each.at_ms == max(each.at_ms for each in told)]
-        assert fact.at_ms == max(each.at_ms for each in told)
-        assert fact.value is (True if True in last else None if None in last else False)
-
-
-@given(histories)
-def test_a_fact_never_moves_back_in_time(history: list[Facts]) -> None:
-    known = Known(TARGET)
-    for facts in history:
-        after = known.merged(facts, START_MS)
-        assert all(after.facts[name].at_ms >= fact.at_ms for name, fact in known.facts.items())
-        known = after
-
-
-@given(histories)
-def test_nothing_becomes_false_that_nobody_called_false(history: list[Facts]) -> None:
-    for name, value in merged(history).state().values.items():
-        sources = (name, FOUND) if name == PRESENT else (name,)
-        if value is False:
-            assert any(facts[of].value is False for facts in history for of in sources if of in facts)
-
-
-@given(histories)
-def test_on_is_lost_to_a_newer_observation_of_the_same_medium_only(history: list[Facts]) -> None:
-    known = merged(history)
-    for facts in history:
-        for name in (name for name, fact in facts.items() if fact.value):
-            assert known.facts[name].value or known.facts[name].at_ms > facts[name].at_ms
-
-
-@given(histories)
-def test_the_sequence_begins_with_the_time_and_grows_by_one_with_each_change_of_values(history: list[Facts]) -> None:
-    known = Known(TARGET)
-    for count, facts in enumerate(history):
-        after = known.merged(facts, START_MS + count)
-        grows = after.state().values != known.state().values
-        assert after.sequence == (known.sequence + grows if count else START_MS)
-        known = after
-
-
-pauses = st.sampled_from([0, 1, STATE_LIFE_SECONDS - 1, STATE_LIFE_SECONDS, STATE_LIFE_SECONDS * 2])
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is observed after a pause, whether the queue is told, and whether DynamoDB has deleted expired items."""
-
-    pause_seconds: int
-    values: list[bool | None] | None
-    tells: bool
-    deletes_expired: bool
-
-
-steps = st.lists(st.builds(Step, pauses, st.none() | four_values, st.booleans(), st.booleans()), max_size=8)
-
-
-@given(steps)
-def test_the_sequence_told_never_goes_back_also_after_an_item_has_expired(history: list[Step]) -> None:
-    world = World(Clock())
-    told: list[tuple[int, Mapping[str, bool | None]]] = []
-    for step in history:
-        world.clock.seconds += step.pause_seconds + 0.002
-        if step.deletes_expired:
-            for item in list(world.dynamodb.client.items[PARTITION].values()):
-                if int(item["expires_at"]["N"]) <= world.clock.wall():
-                    world.dynamodb.client.items[PARTITION].clear()
-        at_ms = int(world.clock.wall() * 1000)
-        facts = _not_found(at_ms) if step.values is None else _query(at_ms, step.values)
-
-        known = world.table.observe(StreamState(TARGET, facts, "query"))
-
-        # Also what is no news is sent by a sweep that tells all.
-        if step.tells:
-            told.append((known.message("query", None)["sequence"], known.state().values))
-        if step.tells and known.is_news:
-            world.table.mark_told(known)
-    assert [sequence for sequence, _ in told] == sorted(sequence for sequence, _ in told)
-    for (sequence, values), (next_sequence, next_values) in itertools.pairwise(told):
-        assert sequence < next_sequence or values == next_values
-
-
-def test_what_is_known_no_more_after_a_day_is_news(clock: Clock) -> None:
-    """Given an expired item, when the vendor tells nothing, then that nothing is known any more is news."""
-    world = World(clock)
-    first = world.table.observe(StreamState(TARGET, _query(START_MS, [True, False, False, False]), "query"))
-    world.table.mark_told(first)
-    clock.seconds += STATE_LIFE_SECONDS + 1
-
-    after = world.table.observe(StreamState(TARGET, _query(int(clock.wall() * 1000), [None] * 4), "query"))
-
-    assert after.state().publishing is None
-    assert after.is_news
-    assert after.sequence > first.sequence
-    assert after.message("query", None)["changed"] == [*NAMES]
+    record, now_ms, last = StateRecord(TARGET), NOW_MS, 0
+    for observations, fate in history:
+        now_ms += 1
+        after = record.merged(observations, now_ms).after
+        is_changed = after.state.values != record.state.values
+        assert after.sequence == (record.sequence + is_changed if record.sequence else now_ms)
+        assert after.sequence >= last
+        last = after.sequence
+        record = {"kept": after, "expired": after.forgotten(), "deleted": StateRecord(TARGET)}[fate]
+        now_ms += 0 if fate == "kept" else 86_400_000

@@ -1,4 +1,4 @@
-"""The sweep's entry point: every form of event, what is refused, and what an invocation returns or raises."""
+"""The sweep's entry point: every form of event, events of other functions, and the results of an invocation."""
 
 import io
 import json
@@ -8,107 +8,92 @@ from typing import Any
 
 import pytest
 
-from stream_state.errors import DeliveryFailed, InvalidTarget, StateUnavailable, StreamStateError, TargetNotFound
-from stream_state.model import StreamState, Target
-from stream_state.sweep import SweepRequest
-from tests.unit.fakes import Clock, aws_error
-from tests.unit.memory import APP_ID, EVENTS, Context, World, every_error, metrics, targets
+from stream_state.domain.requests import SweepRequest
+from stream_state.domain.targets import Target
+from stream_state.errors import InvalidRequest, RtcUnavailable, StreamStateError
+from tests.unit.memory import APP_ID, Context, World, every_error, metrics, samples, targets
 
 APP_IDS = (APP_ID, "app-2")
-WATCHED = SweepRequest(None, "changes")
 IDS = {"room_id": "class-1", "user_id": "teacher"}
 TEACHER = Target(APP_ID, "class-1", "teacher")
 OTHER = Target("app-2", "class-1", "teacher")
+SAMPLES = samples("sweep")
+Invoke = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def world(clock: Clock) -> World:
-    return World(clock)
-
-
-@pytest.fixture
-def invoke(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def invoke(world: World, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     handler = world.function("sweep", monkeypatch).lambda_handler
-    return lambda asked, **context: handler(asked, Context(**context))
+    return lambda event, **context: handler(event, Context(**context))
 
 
-def event(detail: object, source: object = "aws.scheduler") -> dict[str, object]:
+def from_event_bridge(detail: object, source: object = "aws.scheduler") -> dict[str, object]:
     return {"version": "0", "id": "id-1", "detail-type": "Scheduled Event", "source": source, "detail": detail}
 
 
 @pytest.mark.parametrize(
-    ("asked", "request_"),
+    ("event", "targets", "emits_all"),
     [
-        ({}, WATCHED),
-        ({"emit": "all"}, SweepRequest(None, "all")),
-        (event({}), WATCHED),
-        (event({}, "aws.events"), WATCHED),
-        (event("{}"), WATCHED),
-        (event(" {} ", "aws.events"), WATCHED),
-        (IDS, SweepRequest([TEACHER], "all")),
-        ({**IDS, "app_id": "app-2", "emit": "changes"}, SweepRequest([OTHER], "changes")),
-        ({"targets": [IDS]}, SweepRequest([TEACHER], "all")),
-        ({"targets": [IDS] * 5000, "emit": "changes"}, SweepRequest([TEACHER] * 5000, "changes")),
-        (event({"targets": [IDS]}, "school.timetable"), SweepRequest([TEACHER], "all")),
-        (event({**IDS, "emit": "changes"}, "school.timetable"), SweepRequest([TEACHER], "changes")),
-        (event({"targets": [IDS]}), SweepRequest([TEACHER], "all")),
+        ({}, None, False),
+        ({"emit": "all"}, None, True),
+        (from_event_bridge({}), None, False),
+        (from_event_bridge({}, "aws.events"), None, False),
+        (from_event_bridge("{}"), None, False),
+        (from_event_bridge(" {} ", "aws.events"), None, False),
+        (IDS, [TEACHER], True),
+        ({**IDS, "app_id": "app-2", "emit": "changes"}, [OTHER], False),
+        ({"targets": [IDS]}, [TEACHER], True),
+        ({"targets": [IDS] * 5000, "emit": "changes"}, [TEACHER] * 5000, False),
+        (from_event_bridge({"targets": [IDS]}, "school.timetable"), [TEACHER], True),
+        (from_event_bridge({**IDS, "emit": "changes"}, "school.timetable"), [TEACHER], False),
+        (from_event_bridge({"targets": [IDS]}), [TEACHER], True),
     ],
+    ids=count(),
 )
-def test_an_event_says_what_to_sweep(asked: object, request_: SweepRequest) -> None:
-    assert SweepRequest.parse(asked, APP_IDS) == request_
+def test_an_event_names_targets_or_means_the_watched_ones(event: object, targets: Any, emits_all: object) -> None:
+    assert SweepRequest.parse(event, APP_IDS) == SweepRequest(targets, bool(emits_all))
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "event",
     [
-        *(None, [], "text", "{}", 7, True, [IDS]),
+        *(None, [], "text", "{}", 7, 1.5, True, [IDS], *samples("api", "callback").values()),
+        *(samples("task")[f"task/{name}"] for name in ("deliver-queue", "several", "single", "until")),
         *({"room_id": "class-1"}, {"user_id": "teacher"}, {"app_id": APP_ID}, {**IDS, "more": 1}),
         *({**IDS, "targets": [IDS]}, {"targets": None}, {"targets": []}, {"targets": {}}, {"targets": [IDS] * 5001}),
         *({"targets": ["teacher"]}, {"targets": [{**IDS, "user_id": "x" * 129}]}, {**IDS, "room_id": "a/b"}),
         *({**IDS, "app_id": "other"}, {**IDS, "app_id": None}, {"targets": [{**IDS, "emit": "all"}]}),
         *({"emit": "none"}, {"emit": None}, {"emit": ["all"]}, {"emit": {}}, {**IDS, "emit": True}),
-        *(event({}, "school.timetable"), event("{}", "school.timetable"), event({}, None), event({}, ["aws.events"])),
-        *(event(None), event([]), event("[]"), event("null"), event("not JSON"), event('"{}"'), event("[" * 100_000)),
-        *(event('{"room_id": "class-1", "user_id": "teacher"}'), event('{"emit": "all"}'), event(event({}))),
+        *(from_event_bridge(detail, "school.timetable") for detail in ({}, "{}", {"emit": "all"})),
+        *(from_event_bridge({}, source) for source in (None, ["aws.events"])),
+        *map(from_event_bridge, (None, [], "[]", "null", "not JSON", '"{}"', "[" * 100_000, '{"emit": "all"}')),
+        *map(from_event_bridge, ('{"room_id": "class-1", "user_id": "teacher"}', from_event_bridge({}))),
         *({"source": "aws.scheduler", "detail": {}}, {"detail-type": "Scheduled Event", "detail": {}}),
-        event({"emit": "all"}, "school.timetable"),
     ],
     ids=count(),
 )
-def test_anything_else_is_refused(asked: object) -> None:
-    with pytest.raises(InvalidTarget):
-        SweepRequest.parse(asked, APP_IDS)
-
-
-def test_a_refused_event_calls_sends_and_stores_nothing(
-    world: World, invoke: Callable[..., Any], logs: io.StringIO
-) -> None:
-    with pytest.raises(InvalidTarget, match=r"^targets\[1\]\.user_id is missing\.$"):
-        invoke({"targets": [IDS, {"room_id": "class-1"}]})
+def test_any_other_event_is_refused_before_anything_is_called(world: World, invoke: Invoke, event: object) -> None:
+    with pytest.raises(InvalidRequest):
+        invoke(event)
 
     assert world.is_untouched
-    assert [json.loads(line)["error"] for line in logs.getvalue().splitlines()] == ["InvalidTarget"]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (EVENTS / "sweep").glob("*.json")))
-def test_every_sample_event_is_swept(world: World, invoke: Callable[..., Any], name: str) -> None:
-    asked = json.loads((EVENTS / "sweep" / f"{name}.json").read_text())
-    watched = SweepRequest.parse(asked, APP_IDS).targets is None
-    if watched:
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_every_sample_event_is_swept(world: World, invoke: Invoke, sample: Any) -> None:
+    if SweepRequest.parse(sample, APP_IDS).targets is None:
         world.watch_list.add(targets(3), 60)
 
-    summary = invoke(asked)
+    summary = invoke(sample)
 
     assert summary["targets"] == summary["delivered"] == len(world.rtc.calls) == len(world.queue.messages) > 0
-    assert set(summary) == {
-        *("targets", "delivered", "unchanged", "failed", "failures", "remaining"),
-        *("duration_seconds", "calls_per_second"),
-    }
+    names = "targets delivered unchanged failed failures remaining duration_seconds calls_per_second"
+    assert set(summary) == set(names.split())
 
 
-@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__ + str(error.http_status))
-def test_every_error_of_a_given_target_is_told_as_a_problem(
-    world: World, invoke: Callable[..., Any], conforms: Callable[[str, Any], None], error: StreamStateError
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: f"{error.name}{error.status}")
+def test_every_error_of_a_given_target_is_delivered_as_a_problem(
+    world: World, invoke: Invoke, conforms: Callable[[str, Any], None], error: StreamStateError
 ) -> None:
     world.rtc.default = error
 
@@ -116,72 +101,45 @@ def test_every_error_of_a_given_target_is_told_as_a_problem(
 
     (message,) = world.queue.messages
     conforms("message", message)
-    if isinstance(error, TargetNotFound):
+    if error.name == "TargetNotFound":
         assert (message["type"], message["present"], summary["failed"]) == ("stream_state", False, 0)
     else:
         assert message["problem"] == error.problem()
         assert summary["failed"] + summary["remaining"] == 1
 
 
-def test_messages_that_are_not_accepted_and_a_table_that_fails_are_raised_by_name(
-    world: World, invoke: Callable[..., Any]
-) -> None:
-    world.queue.refuses = lambda message: True
-    with pytest.raises(DeliveryFailed):
-        invoke(IDS)
-
-    world.dynamodb.effects["update_item"] = iter([aws_error("InternalServerError")])
-    with pytest.raises(StateUnavailable):
-        invoke({})
-
-
-@pytest.mark.parametrize(("remaining_ms", "asking_seconds"), [(300_000, 270), (20_000, 18)])
-def test_some_of_the_time_is_kept_to_tell_what_was_not_reached(
-    world: World,
-    invoke: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    remaining_ms: int,
-    asking_seconds: float,
+@pytest.mark.parametrize(("remaining_ms", "asking_seconds", "sending_seconds"), [(300_000, 270, 295), (60_000, 54, 59)])
+def test_some_of_the_time_is_kept_for_the_messages_about_targets_that_were_not_reached(
+    world: World, invoke: Invoke, one_at_a_time: None, remaining_ms: int, asking_seconds: int, sending_seconds: int
 ) -> None:
     started = world.clock.seconds
-    deadlines: list[float] = []
-    ask = world.rtc.stream_state
+    world.rtc.seconds_per_call = asking_seconds / 9
 
-    def note(target: Target, deadline: float, before_call: Callable[[], None]) -> StreamState:
-        deadlines.append(deadline)
-        return ask(target, deadline, before_call)
+    invoke({"targets": [target.as_dict() for target in targets(20)]}, remaining_ms=remaining_ms)
 
-    monkeypatch.setattr(world.rtc, "stream_state", note)
-
-    invoke(IDS, remaining_ms=remaining_ms)
-
-    assert deadlines[0] - started == pytest.approx(asking_seconds, abs=0.01)
-    kept_seconds = remaining_ms / 1000 - asking_seconds
-    assert world.queue.deadlines[0] - started == pytest.approx(remaining_ms / 1000 - kept_seconds / 6, abs=0.01)
+    assert len(world.rtc.calls) == 9
+    assert len(world.queue.messages) == 20
+    assert world.queue.deadlines[-1] - started == pytest.approx(sending_seconds, abs=0.01)
 
 
 @pytest.mark.parametrize(
-    ("asked", "correlation_id"), [({}, "invocation-1"), (json.loads((EVENTS / "sweep/rule-bare.json").read_text()), "")]
+    ("event", "correlation_id"),
+    [({}, "invocation-1"), (SAMPLES["sweep/rule-bare"], "89d1a02d-5ec7-412e-82f5-13505f849b41")],
 )
 def test_logs_carry_the_events_id_and_the_failed_target(
-    world: World,
-    invoke: Callable[..., Any],
-    logs: io.StringIO,
-    capsys: pytest.CaptureFixture[str],
-    asked: Any,
-    correlation_id: str,
+    world: World, invoke: Invoke, logs: io.StringIO, capsys: pytest.CaptureFixture[str], event: Any, correlation_id: str
 ) -> None:
     world.watch_list.add([TEACHER, OTHER], 60)
-    world.rtc.say(TEACHER, StreamStateError("Failed.", rtc_code="SomeCode", rtc_request_id="request-7"))
+    world.rtc.say(TEACHER, RtcUnavailable("Failed.", rtc_code="SomeCode", rtc_request_id="request-7"))
 
-    invoke(asked)
+    invoke(event)
 
     failure, done = (json.loads(line) for line in logs.getvalue().splitlines())
     keys = {**TEACHER.as_dict(), "rtc_code": "SomeCode", "rtc_request_id": "request-7", "level": "WARNING"}
-    assert failure | keys == failure
-    assert done | {"delivered": 1, "failed": 1, "level": "INFO"} == done
-    assert {line["correlation_id"] for line in (failure, done)} == {correlation_id or asked["id"]}
+    assert failure | keys | {"correlation_id": correlation_id} == failure
+    assert done | {"delivered": 1, "failed": 1, "level": "INFO", "correlation_id": correlation_id} == done
     assert "failures" not in done
-    published = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {name for document in published for name in document} >= {"StatesDelivered", "StateChanges", "StalestState"}
+    # The metrics of the invocation have been published by its end.
+    published = capsys.readouterr().out
+    assert all(f'"{name}"' in published for name in ("StatesDelivered", "StateChanges", "StalestState"))
     assert metrics(capsys) == {}

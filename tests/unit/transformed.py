@@ -13,11 +13,11 @@ from samtranslator.yaml_helper import yaml_parse
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMETERS = {"RtcAppIds": "661e8f2a9b3c4d5e6f708192", "SweepScheduleExpression": "rate(1 minute)"}
-AWS_IAM = [{"AWS_IAM": []}]
+AWS_IAM: list[dict[str, list[str]]] = [{"AWS_IAM": []}]
 
 
 class Named(str):
-    """A resource that is not made: its reference is its logical id, and an attribute that and its name."""
+    """A resource that is not made: Ref is its logical id, and GetAtt the logical id and the attribute's name."""
 
     __slots__ = ()
 
@@ -34,13 +34,13 @@ class Template(ResourceMap):
 
     def __init__(self, **parameters: str) -> None:
         source = yaml_parse((REPOSITORY / "template.yaml").read_text())
-        # SAM takes what it uploads from S3 only: the place of each local file passes through it as a key.
+        # SAM accepts code from S3 only: the path of each local file passes through it as the key of an object.
         for resource in source["Resources"].values():
             for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri", "DefinitionUri"}:
                 resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
         given = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
         given |= PARAMETERS | parameters
-        # It warns that it has nowhere to publish metrics of itself to.
+        # SAM warns that it cannot publish metrics of its own.
         logging.getLogger("samtranslator").setLevel(logging.ERROR)
         session = boto3.Session(region_name="eu-central-1")
         transformed = Translator({}, Parser(), boto_session=session).translate(source, given)
@@ -48,11 +48,10 @@ class Template(ResourceMap):
         self._parsed_resources |= given
         self.load_mapping()
         self.load_conditions()
-        holds = {None: True, **self.lazy_condition_map}
+        self.conditions: dict[str, bool] = self.lazy_condition_map
         for kind in ("Resources", "Outputs"):
             entries = transformed[kind].items()
-            transformed[kind] = {name: entry for name, entry in entries if holds[entry.get("Condition")]}
-        self.conditions = holds
+            transformed[kind] = {name: of for name, of in entries if self.conditions.get(of.get("Condition"), True)}
         self.transformed: dict[str, Any] = transformed
         self.made: dict[str, Any] = clean_json(transformed["Resources"], self)
         self.outputs: dict[str, Any] = clean_json(transformed["Outputs"], self)
@@ -65,7 +64,7 @@ class Template(ResourceMap):
         return {name: entry.get("Properties", {}) for name, entry in self.made.items() if entry["Type"] == kind}
 
     def routes(self) -> dict[str, tuple[str, bool]]:
-        """By route: its function, and whether IAM is asked."""
+        """By route: its function, and whether the route requires IAM."""
         (api,) = self.of_type("AWS::ApiGatewayV2::Api").values()
         found = {}
         for path, methods in api["Body"]["paths"].items():

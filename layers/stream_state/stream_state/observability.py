@@ -9,11 +9,11 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from stream_state.domain.targets import Target
 from stream_state.errors import StreamStateError
-from stream_state.model import Target
 
 NAMESPACE = "StreamState"
-# Of one metric in one document, by the embedded metric format.
+# The embedded metric format allows so many values of one metric in one document.
 MAX_VALUES = 100
 
 logger = Logger(use_rfc3339=True)
@@ -24,7 +24,7 @@ type Handler = Callable[[Any, LambdaContext], Any]
 
 
 def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str) -> None:
-    """Add a value to a metric, or to that of a dimension such as `error="RtcThrottled"`; counts are summed."""
+    """Add a value to a metric, or to the metric with a dimension such as `error="RtcThrottled"`; counts are summed."""
     key = (unit, metric, *dimension.items())
     with _lock:
         values = _values.setdefault(key, [])
@@ -32,30 +32,35 @@ def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str)
             values[0] += value
         else:
             values.append(value)
-        # What is full is written at once, so that a long sweep does not pile it up.
+        # A full metric is written at once, so that a long sweep does not collect values without bound.
         if len(values) == MAX_VALUES:
             _write({key: _values.pop(key)})
 
 
+def record_error(error: StreamStateError | str, count: int = 1) -> None:
+    """Count an error, by its name."""
+    record("Errors", count, error=error if isinstance(error, str) else error.name)
+
+
 def publish_metrics() -> None:
-    """Write what was recorded, in CloudWatch's embedded metric format, and start anew."""
+    """Write all recorded values in CloudWatch's embedded metric format, and forget them."""
     with _lock:
         _write(_values)
         _values.clear()
 
 
 def _write(recorded: Mapping[tuple[Any, ...], Iterable[float]]) -> None:
-    """Print documents, under the lock, so that the lines of two threads do not mix."""
+    """Print documents; the caller holds the lock, so that the lines of two threads do not mix."""
     emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
     for (unit, metric, *dimensions), values in recorded.items():
         emitter = emitters.get(tuple(dimensions))
         if emitter is None:
             emitter = emitters[tuple(dimensions)] = EphemeralMetrics(namespace=NAMESPACE)
-            for name, of in dimensions:
-                emitter.add_dimension(name, of)
+            for name, value in dimensions:
+                emitter.add_dimension(name, value)
         first, *others = values
         emitter.add_metric(metric, unit, first)
-        # It would format all values, for a message that is never logged, with each that is added.
+        # `add_metric` formats all values for a debug message with each value that it adds.
         emitter.metric_set[metric]["Value"] += others
     for emitter in emitters.values():
         if emitter.metric_set:
@@ -81,10 +86,10 @@ def entry_point(handler: Handler) -> Handler:
 
 
 def log_error(error: StreamStateError, target: Target | None = None) -> None:
-    """Log an error, with the target it concerns and what the vendor called it."""
-    known = {"rtc_code": error.rtc_code, "rtc_request_id": error.rtc_request_id}
-    keys = {"error": type(error).__name__, **{name: value for name, value in known.items() if value}}
-    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else error.target)})
+    """Log an error with the vendor's code for it, and the target that it concerns."""
+    codes = {"rtc_code": error.rtc_code, "rtc_request_id": error.rtc_request_id}
+    keys = {"error": error.name, **{name: value for name, value in codes.items() if value}}
+    logger.warning(error.detail, extra={**keys, **(target.as_dict() if target else {})})
 
 
 def _correlation_id(event: Any) -> str | None:

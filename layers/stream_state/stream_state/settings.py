@@ -1,7 +1,8 @@
 """The environment of a function, read once and checked as a whole."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 from urllib.parse import urlsplit
 
 _APP_ID_MAX_LENGTH = 128
@@ -10,70 +11,6 @@ _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 class SettingsError(ValueError):
     """One or more environment variables are missing or wrong; the text names each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Settings of a function, by the names of the environment variables in lower case."""
-
-    rtc_app_ids: tuple[str, ...]
-    rtc_endpoint: str
-    rtc_region: str
-    rtc_secret_id: str
-    rtc_qps: float
-    rtc_burst: int
-    rtc_connect_timeout_seconds: float
-    rtc_read_timeout_seconds: float
-    secret_max_age_seconds: float
-    quota_failure_mode: str
-    table_name: str
-    results_queue_url: str
-    rtc_query: str
-    rtc_callback_secret_id: str
-    callback_retry_queue_url: str
-    auto_watch: bool
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read all settings; raises `SettingsError` naming everything that is wrong."""
-        problems: list[str] = []
-
-        def read[T](name: str, default: str, parse: Callable[[str], T]) -> T:
-            try:
-                return parse(environment.get(name, "").strip() or default)
-            except ValueError as error:
-                problems.append(f"{name} {error}")
-                return None  # type: ignore[return-value]  # never used: a problem raises below
-
-        settings = cls(
-            rtc_app_ids=read("RTC_APP_IDS", "", _app_ids),
-            rtc_endpoint=read("RTC_ENDPOINT", "https://rtc.volcengineapi.com", _endpoint),
-            rtc_region=read("RTC_REGION", "cn-north-1", str),
-            rtc_secret_id=read("RTC_SECRET_ID", "", str),
-            rtc_qps=read("RTC_QPS", "50", _number(1, 60)),
-            rtc_burst=read("RTC_BURST", "5", _whole_number(1, 60)),
-            rtc_connect_timeout_seconds=read("RTC_CONNECT_TIMEOUT", "2", _number(0.01, 60)),
-            rtc_read_timeout_seconds=read("RTC_READ_TIMEOUT", "3", _number(0.01, 60)),
-            secret_max_age_seconds=read("SECRET_MAX_AGE", "300", _number(0, 86_400)),
-            quota_failure_mode=read("QUOTA_FAILURE_MODE", "closed", _one_of("closed", "open")),
-            table_name=read("TABLE_NAME", "", str),
-            results_queue_url=read("RESULTS_QUEUE_URL", "", str),
-            rtc_query=read("RTC_QUERY", "on", _one_of("on", "off")),
-            rtc_callback_secret_id=read("RTC_CALLBACK_SECRET_ID", "", str),
-            callback_retry_queue_url=read("CALLBACK_RETRY_QUEUE_URL", "", str),
-            auto_watch=read("AUTO_WATCH", "false", _one_of("true", "false")) == "true",
-        )
-        if problems:
-            raise SettingsError("The environment is not usable: " + "; ".join(problems) + ".")
-        return settings
-
-    def require(self, name: str) -> str:
-        """The setting of that name, which not every function needs; raises `SettingsError` if it is empty."""
-        value: str = getattr(self, name)
-        if not value:
-            message = f"{name.upper()} is not set."
-            raise SettingsError(message)
-        return value
 
 
 def _app_ids(value: str) -> tuple[str, ...]:
@@ -110,6 +47,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _is_true(value: str) -> bool:
+    return _one_of("true", "false")(value) == "true"
+
+
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         if not (value.isascii() and value.isdecimal() and least <= int(value) <= most):
@@ -132,3 +73,56 @@ def _number(least: float, most: float) -> Callable[[str], float]:
         return number
 
     return parse
+
+
+def _variable(parse: Callable[[str], Any], default: str = "") -> Any:
+    """A field whose variable has the same name in upper case."""
+    return field(metadata={"parse": parse, "default": default})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of a function, each with the parser and the default of its variable; durations in seconds."""
+
+    rtc_app_ids: tuple[str, ...] = _variable(_app_ids)
+    rtc_endpoint: str = _variable(_endpoint, "https://rtc.volcengineapi.com")
+    rtc_region: str = _variable(str, "cn-north-1")
+    rtc_query: str = _variable(_one_of("on", "off"), "on")
+    rtc_secret_id: str = _variable(str)
+    rtc_callback_secret_id: str = _variable(str)
+    rtc_qps: float = _variable(_number(1, 60), "50")
+    rtc_burst: int = _variable(_whole_number(1, 60), "5")
+    rtc_connect_timeout: float = _variable(_number(0.01, 60), "2")
+    rtc_read_timeout: float = _variable(_number(0.01, 60), "3")
+    rtc_max_wait_seconds: float = _variable(_number(0, 900), "3")
+    rtc_skew_seconds: float = _variable(_number(0, 300), "5")
+    secret_max_age: float = _variable(_number(0, 86_400), "300")
+    auto_watch: bool = _variable(_is_true, "false")
+    table_name: str = _variable(str)
+    results_queue_url: str = _variable(str)
+    callback_retry_queue_url: str = _variable(str)
+    callback_dead_letter_queue_url: str = _variable(str)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read all settings; raises `SettingsError` naming everything that is wrong."""
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for setting in fields(cls):
+            name = setting.name.upper()
+            try:
+                text = environment.get(name, "").strip() or setting.metadata["default"]
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as error:
+                problems.append(f"{name} {error}")
+        if problems:
+            raise SettingsError("The environment is not usable: " + "; ".join(problems) + ".")
+        return cls(**values)
+
+    def require(self, name: str) -> str:
+        """The text of a setting that not every function needs; raises `SettingsError` if it is empty."""
+        value: str = getattr(self, name)
+        if not value:
+            message = f"{name.upper()} is not set."
+            raise SettingsError(message)
+        return value

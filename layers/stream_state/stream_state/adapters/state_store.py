@@ -1,0 +1,299 @@
+"""The state records in the table, the ends of rooms, and the list of undelivered changes.
+
+Items by key: `state#<app>#<room>` / user, and `state#<app>#<room>#` / `room` (the room's end). No room or user id
+holds the `#`. The sparse index `Undelivered` lists the records with an undelivered change or a recheck that is due.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import batched
+from typing import Any, Self
+
+from stream_state.adapters.table import (
+    MAX_BATCH_KEYS,
+    MAX_TRIES,
+    ConditionFailed,
+    Item,
+    Page,
+    Scalar,
+    Table,
+    attributes,
+    key_of,
+    target_of,
+    unavailable,
+)
+from stream_state.domain.merging import Merge, StateRecord, as_lists, from_lists
+from stream_state.domain.observations import Mark, Observations
+from stream_state.domain.targets import Target
+from stream_state.settings import Settings
+
+STATE_LIFE_SECONDS = 86_400
+# Records that this instance wrote are kept, so that their next write needs no other record.
+KEPT_RECORDS = 1000
+# The writer of a change delivers it within this time, or anybody else does.
+DELIVERY_SECONDS = 10
+# A recheck that is overdue by so much was lost, and is asked for again.
+RECHECK_LATE_SECONDS = 60
+INDEX = "Undelivered"
+_LISTED = "yes"
+
+
+class StateStore:
+    """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
+
+    def __init__(self, table: Table, skew_ms: int = 5000, recheck_after_ms: int | None = None) -> None:
+        self._table = table
+        self._clock = table.clock
+        self._skew_ms = skew_ms
+        self._recheck_after_ms = recheck_after_ms
+        self._kept: OrderedDict[Target, tuple[StateRecord, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings, table: Table) -> Self:
+        """The store of a table; rechecks are asked for only where they can be sent and carried out."""
+        skew_ms = int(settings.rtc_skew_seconds * 1000)
+        can_recheck = settings.rtc_query == "on" and settings.callback_retry_queue_url
+        return cls(table, skew_ms, skew_ms + 1000 if can_recheck else None)
+
+    def observe(
+        self,
+        target: Target,
+        observations: Observations,
+        before: StateRecord | None = None,
+        *,
+        delivers: bool = False,
+        is_recheck: bool = False,
+    ) -> Merge:
+        """Merge observations into the record of a target and write it; exact repeats are not written.
+
+        `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
+        `is_recheck`: the record's recheck is done with this.
+        """
+        kept = self._kept_record(target)
+        if kept and kept.is_undelivered and kept.merged(observations, 0).is_repeat:
+            # Others may have delivered the change meanwhile: the refused write brings the stored record.
+            kept = None
+        if before is None or (kept and kept.revision >= before.revision):
+            before = kept or StateRecord(target, skew_ms=self._skew_ms)
+        merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck)
+        if merge.after.is_room_end_read:
+            return merge
+        # A room's end is written before its records are listed, and read after a record is first written, so that
+        # neither misses the other.
+        end = self._room_end(target)
+        record = replace(merge.after, is_room_end_read=True)
+        if end is None or end == record.observations.get("end"):
+            self._keep(record, is_written=False)
+            return Merge(merge.before, record)
+        return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
+
+    def end_room(self, app_id: str, room_id: str, end: Mark) -> None:
+        """Remember the end of a room, for records that are written later."""
+        with suppress(ConditionFailed):
+            self._table.write(
+                "update_item",
+                "attribute_not_exists(at_ms) OR at_ms < :at_ms",
+                {":at_ms": end.at_ms, ":seen_ms": end.seen_ms, ":expires_at": self._expires_at()},
+                Key=_room_key(app_id, room_id),
+                UpdateExpression="SET at_ms = :at_ms, seen_ms = :seen_ms, expires_at = :expires_at",
+            )
+
+    def mark_delivered(self, record: StateRecord) -> None:
+        """Write that the values of a record were delivered, and take the record off the list if that was the last."""
+        delivered = replace(record.with_delivery(record.state.values, record.sequence), revision=record.revision + 1)
+        values: dict[str, Scalar] = {
+            ":delivered": _json(delivered.delivered),
+            ":sequence": delivered.sequence,
+            ":room": delivered.is_room_end_read,
+            ":one": 1,
+        }
+        update = "SET delivered = :delivered, delivered_sequence = :sequence, is_room_end_read = :room"
+        update += ", revision = revision + :one"
+        key = key_of(*_key(record.target))
+        if record.recheck_at_ms:
+            of_list, listing = {":late": _late_ms(record)}, ", deliver_after = :late"
+        else:
+            of_list, listing = {}, " REMOVE undelivered, deliver_after"
+        try:
+            here = {**values, **of_list, ":revision": record.revision}
+            self._table.write("update_item", "revision = :revision", here, Key=key, UpdateExpression=update + listing)
+        except ConditionFailed:
+            # Others have written meanwhile: the record stays on the list until the next drain.
+            self._forget(record.target)
+            with suppress(ConditionFailed):
+                is_newer = "delivered_sequence < :sequence"
+                self._table.write("update_item", is_newer, values, Key=key, UpdateExpression=update)
+        else:
+            self._keep(delivered, is_written=False)
+
+    def undelivered(self, most: int) -> list[StateRecord]:
+        """Records on the list that others have had the time to deliver, the oldest first."""
+        answer = self._table.call(
+            "query",
+            IndexName=INDEX,
+            KeyConditionExpression="undelivered = :listed AND deliver_after <= :now",
+            ExpressionAttributeValues=attributes({":listed": _LISTED, ":now": self._clock.now_ms()}),
+            Limit=most,
+        )
+        targets = [_target(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"]]
+        return list(self.read(targets, to_merge=True).values()) if targets else []
+
+    def set_recheck(self, record: StateRecord, due_ms: int) -> None:
+        """Write when the recheck of a record is due; 0: none is."""
+        self._forget(record.target)
+        due = replace(record, recheck_at_ms=due_ms)
+        with suppress(ConditionFailed):
+            self._table.write(
+                "update_item",
+                "revision = :revision",
+                {":due": due_ms, ":late": _late_ms(due), ":revision": record.revision, ":one": 1},
+                Key=key_of(*_key(record.target)),
+                UpdateExpression="SET recheck_at_ms = :due, deliver_after = :late, revision = revision + :one",
+            )
+
+    def read(self, targets: Iterable[Target], *, to_merge: bool = False) -> dict[Target, StateRecord]:
+        """The records of the targets, eventually consistent; targets without a record are left out.
+
+        With `to_merge` consistent and of every target, for `observe`.
+        """
+        records = {}
+        for batch in batched(dict.fromkeys(targets), MAX_BATCH_KEYS, strict=False):
+            found = {(item["pk"]["S"], item["sk"]["S"]): item for item in self._batch_get(batch, consistent=to_merge)}
+            for target in batch:
+                item = found.get(_key(target))
+                if to_merge or (item and self._table.is_alive(item)):
+                    records[target] = self._record(target, item)
+        return records
+
+    def room(self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False) -> Page[StateRecord]:
+        """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
+        items, next_key = self._table.query(_partition(app_id, room_id), after, consistent=to_merge)
+        found = [item for item in items if to_merge or self._table.is_alive(item)]
+        return Page([self._record(target_of(item), item) for item in found], next_key)
+
+    def _merge(
+        self, record: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False
+    ) -> Merge:
+        """Merge and write, again with the stored record each time that others have written meanwhile."""
+        for _ in range(MAX_TRIES):
+            now_ms = self._clock.now_ms()
+            merge = record.merged(observations, now_ms)
+            if merge.is_repeat and not is_recheck:
+                return merge
+            recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
+            # A recheck that came too soon after an event, for which it was not meant, settles nothing.
+            needs_recheck = merge.needs_recheck or (is_recheck and merge.after.state.is_contradicted)
+            if needs_recheck and self._recheck_after_ms and not recheck_at_ms:
+                recheck_at_ms = now_ms + self._recheck_after_ms
+            after = replace(merge.after, revision=record.revision + 1, recheck_at_ms=recheck_at_ms)
+            try:
+                self._put(after, delivers=delivers)
+            except ConditionFailed as failed:
+                record = self._record(record.target, failed.item)
+            else:
+                return Merge(record, after)
+        raise unavailable("others wrote the same state each time")
+
+    def _put(self, record: StateRecord, *, delivers: bool) -> None:
+        is_first = record.revision == 1
+        condition = "attribute_not_exists(revision)" if is_first else "revision = :revision"
+        values = {} if is_first else {":revision": record.revision - 1}
+        self._table.write("put_item", condition, values, Item=self._item(record, delivers=delivers))
+        self._keep(record)
+
+    def _item(self, record: StateRecord, *, delivers: bool) -> Item:
+        values: dict[str, Scalar] = {
+            **record.target.as_dict(),
+            "observations": _json(as_lists(record.observations)),
+            "sequence": record.sequence,
+            "delivered": _json(record.delivered),
+            "delivered_sequence": record.delivered_sequence,
+            "revision": record.revision,
+            "is_room_end_read": record.is_room_end_read,
+            "recheck_at_ms": record.recheck_at_ms,
+            "expires_at": self._expires_at(),
+        }
+        if record.is_undelivered:
+            after_ms = self._clock.now_ms() + (DELIVERY_SECONDS * 1000 if delivers else 0)
+            values |= {"undelivered": _LISTED, "deliver_after": after_ms}
+        elif record.recheck_at_ms:
+            values |= {"undelivered": _LISTED, "deliver_after": _late_ms(record)}
+        return {**key_of(*_key(record.target)), **attributes(values)}
+
+    def _record(self, target: Target, item: Item | None) -> StateRecord:
+        if not item:
+            return StateRecord(target, skew_ms=self._skew_ms)
+        record = StateRecord(
+            target,
+            from_lists(json.loads(item["observations"]["S"])),
+            int(item["sequence"]["N"]),
+            json.loads(item["delivered"]["S"]),
+            int(item["delivered_sequence"]["N"]),
+            int(item["revision"]["N"]),
+            item["is_room_end_read"]["BOOL"],
+            int(item["recheck_at_ms"]["N"]),
+            self._skew_ms,
+        )
+        return record if self._table.is_alive(item) else record.forgotten()
+
+    def _batch_get(self, targets: Iterable[Target], *, consistent: bool) -> Iterator[Item]:
+        keys = [key_of(*_key(target)) for target in targets]
+        return self._table.batch(
+            "batch_get_item", keys, "UnprocessedKeys", lambda keys: {"Keys": keys, "ConsistentRead": consistent}
+        )
+
+    def _room_end(self, target: Target) -> Mark | None:
+        item = self._table.get(_room_key(target.app_id, target.room_id))
+        return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if item else None
+
+    def _keep(self, record: StateRecord, *, is_written: bool = True) -> None:
+        """Keep a record until its item expires, which a write of the whole item puts off."""
+        with self._lock:
+            _, expires_at = self._kept.pop(record.target, (None, 0.0))
+            self._kept[record.target] = record, self._expires_at() if is_written else expires_at
+            if len(self._kept) > KEPT_RECORDS:
+                self._kept.popitem(last=False)
+
+    def _kept_record(self, target: Target) -> StateRecord | None:
+        with self._lock:
+            record, expires_at = self._kept.get(target, (None, 0.0))
+        return record if expires_at > self._clock.now() else None
+
+    def _forget(self, target: Target) -> None:
+        with self._lock:
+            self._kept.pop(target, None)
+
+    def _expires_at(self) -> int:
+        return int(self._clock.now()) + STATE_LIFE_SECONDS
+
+
+def _late_ms(record: StateRecord) -> int:
+    """When a recheck that was not carried out counts as lost."""
+    return record.recheck_at_ms + RECHECK_LATE_SECONDS * 1000
+
+
+def _partition(app_id: str, room_id: str) -> str:
+    return f"state#{app_id}#{room_id}"
+
+
+def _key(target: Target) -> tuple[str, str]:
+    return _partition(target.app_id, target.room_id), target.user_id
+
+
+def _target(pk: str, sk: str) -> Target:
+    """The target of a key; only an AppId can hold a `#`."""
+    app_id, _, room_id = pk.removeprefix("state#").rpartition("#")
+    return Target(app_id, room_id, sk)
+
+
+def _room_key(app_id: str, room_id: str) -> dict[str, Any]:
+    return key_of(f"{_partition(app_id, room_id)}#", "room")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

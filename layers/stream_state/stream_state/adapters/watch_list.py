@@ -1,0 +1,184 @@
+"""The watch list in the table, with the lease and the cursor of the sweep that passes over it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import batched
+from typing import Any
+
+from stream_state.adapters.table import (
+    MAX_BATCH_WRITES,
+    ConditionFailed,
+    Item,
+    Page,
+    Scalar,
+    Table,
+    attributes,
+    key_of,
+    target_of,
+)
+from stream_state.domain.documents import iso_time
+from stream_state.domain.parsing import parse_whole_number
+from stream_state.domain.targets import Target
+
+DEFAULT_WATCH_SECONDS = 86_400
+MAX_WATCH_SECONDS = 2_592_000
+LEASE_SECONDS = 60
+# Three sweeps at the shortest period of a schedule.
+LEFT_WATCH_SECONDS = 180
+PERSON, EVENTS = "person", "events"
+_LEASE_KEY = key_of("sweep", "lease")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A target that sweeps ask about until the watch expires; times in whole seconds since 1970."""
+
+    target: Target
+    watched_at: int
+    expires_at: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The watch as the API shows it."""
+        return {**self.target.as_dict(), "expires_at": iso_time(self.expires_at * 1000)}
+
+    @property
+    def key(self) -> str:
+        """Its place in the order of the watch list."""
+        return f"{self.target.app_id}#{self.target.room_id}#{self.target.user_id}"
+
+
+class WatchList:
+    """The watches, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def add(self, targets: Iterable[Target], expires_in_seconds: int) -> list[Watch]:
+        """Watch the targets from now on, as a person asks; the watch of a watched target gets the new expiry."""
+        now = int(self._table.clock.now())
+        watches = [Watch(target, now, now + expires_in_seconds) for target in dict.fromkeys(targets)]
+        for batch in batched(watches, MAX_BATCH_WRITES, strict=False):
+            puts = [{"PutRequest": {"Item": _item(watch)}} for watch in batch]
+            list(self._table.batch("batch_write_item", puts, "UnprocessedItems", list))
+        return watches
+
+    def joined(self, target: Target, event_at_ms: int) -> None:
+        """Watch a target for a day because an event says that its user is there; an event never shortens a watch."""
+        now = int(self._table.clock.now())
+        expires_at = now + DEFAULT_WATCH_SECONDS
+        newer = "made_by = :events AND event_at_ms <= :event_at_ms"
+        changes: dict[str, Scalar] = {
+            **target.as_dict(),
+            "watched_at": now,
+            "expires_at": expires_at,
+            "made_by": EVENTS,
+            "event_at_ms": event_at_ms,
+        }
+        condition = f"attribute_not_exists(made_by) OR expires_at <= :watched_at OR ({newer})"
+        try:
+            self._update(target, changes, condition, {":events": EVENTS})
+        except ConditionFailed as failed:
+            if failed.item and failed.item["made_by"]["S"] == PERSON:
+                with suppress(ConditionFailed):
+                    self._update(target, {"expires_at": expires_at}, "expires_at < :expires_at", {})
+
+    def left(self, target: Target, event_at_ms: int) -> None:
+        """Shorten a watch that events made, because a newer event says that its user has left."""
+        expires_at = int(self._table.clock.now()) + LEFT_WATCH_SECONDS
+        condition = "made_by = :events AND event_at_ms < :event_at_ms AND expires_at > :expires_at"
+        changes = {"expires_at": expires_at, "event_at_ms": event_at_ms}
+        with suppress(ConditionFailed):
+            self._update(target, changes, condition, {":events": EVENTS})
+
+    def remove(self, target: Target) -> None:
+        """Watch a target no more; nothing happens if it was not watched."""
+        self._table.call("delete_item", Key=_key(target))
+
+    def page(self, after: str | None, last: str | None = None) -> Page[Watch]:
+        """A page of the watches that have not expired, in the order of their keys, up to the key `last`."""
+        items, next_key = self._table.query("watch", after, last, consistent=True)
+        return Page([_watch(item) for item in items if self._table.is_alive(item)], next_key)
+
+    def count(self) -> int:
+        """The number of watched targets."""
+        count = 0
+        start: dict[str, Any] = {}
+        while True:
+            answer = self._table.call(
+                "query",
+                KeyConditionExpression="pk = :pk",
+                FilterExpression="expires_at > :now",
+                ExpressionAttributeValues=attributes({":pk": "watch", ":now": int(self._table.clock.now())}),
+                Select="COUNT",
+                **start,
+            )
+            count += int(answer["Count"])
+            if "LastEvaluatedKey" not in answer:
+                return count
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def take_lease(self, token: str) -> tuple[bool, str | None]:
+        """Take the lease of the sweep if nobody holds it; whether it was taken, and the cursor that was stored."""
+        try:
+            answer = self._table.write(
+                "update_item",
+                # The client tries again if an answer is lost: its own lease must not keep it out then.
+                "attribute_not_exists(held_until) OR held_until <= :now OR holder = :token",
+                {":token": token, ":now": int(self._table.clock.now()), ":until": self._held_until()},
+                Key=_LEASE_KEY,
+                UpdateExpression="SET holder = :token, held_until = :until",
+                ReturnValues="ALL_NEW",
+            )
+        except ConditionFailed:
+            return False, None
+        return True, answer["Attributes"].get("cursor", {}).get("S") or None
+
+    def keep_lease(self, token: str, cursor: str | None, *, release: bool = False) -> bool:
+        """Store the cursor and hold the lease for another minute, or let go of it; False if another sweep holds it."""
+        try:
+            self._table.write(
+                "update_item",
+                "holder = :token",
+                {":token": token, ":cursor": cursor or "", ":until": 0 if release else self._held_until()},
+                Key=_LEASE_KEY,
+                ExpressionAttributeNames={"#cursor": "cursor"},
+                UpdateExpression="SET #cursor = :cursor, held_until = :until",
+            )
+        except ConditionFailed:
+            return False
+        return True
+
+    def _update(
+        self, target: Target, changes: Mapping[str, Scalar], condition: str, values: Mapping[str, Scalar]
+    ) -> None:
+        """Set attributes of a watch, each by a value of its own name, if the condition holds."""
+        self._table.write(
+            "update_item",
+            condition,
+            {**{f":{name}": value for name, value in changes.items()}, **values},
+            Key=_key(target),
+            UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in changes),
+        )
+
+    def _held_until(self) -> int:
+        return math.ceil(self._table.clock.now() + LEASE_SECONDS)
+
+
+def parse_expires_in(body: Mapping[str, Any]) -> int:
+    """For how many seconds to watch: a day unless `expires_in` says otherwise, 30 days at most."""
+    return parse_whole_number(body.get("expires_in", DEFAULT_WATCH_SECONDS), "expires_in", 1, MAX_WATCH_SECONDS)
+
+
+def _key(target: Target) -> dict[str, Any]:
+    return key_of("watch", Watch(target, 0, 0).key)
+
+
+def _watch(item: Item) -> Watch:
+    return Watch(target_of(item), int(item["watched_at"]["N"]), int(item["expires_at"]["N"]))
+
+
+def _item(watch: Watch) -> Item:
+    times = {"watched_at": watch.watched_at, "expires_at": watch.expires_at}
+    return {**_key(watch.target), **attributes({**watch.target.as_dict(), **times, "made_by": PERSON})}

@@ -1,0 +1,99 @@
+"""The answer object, and the messages of the results queue."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from stream_state.domain.merging import StateRecord
+from stream_state.domain.states import State
+from stream_state.domain.targets import PRESENT, Medium, Target
+from stream_state.errors import StreamStateError
+
+MESSAGE_VERSION = "1"
+
+type Source = Literal["query", "callback", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The state of a target, and where it came from."""
+
+    target: Target
+    state: State
+    source: Source = "table"
+    rtc_request_id: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The answer object, ready for JSON."""
+        media = self.state.media
+        return {
+            "type": "stream_state",
+            **self.target.as_dict(),
+            "publishing": self.state.publishing,
+            "present": self.state.present.value,
+            "media": {medium.value: media[medium].value for medium in Medium},
+            "media_observed_at": {
+                medium.value: iso_time(media[medium].at_ms) if media[medium].value is not None else None
+                for medium in Medium
+            },
+            "observed_at": iso_time(self.state.observed_at_ms),
+            "source": self.source,
+            "rtc_request_id": self.rtc_request_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message about a state record, after an answer of the source."""
+
+    record: StateRecord
+    source: Source
+    rtc_request_id: str | None = None
+
+    @property
+    def target(self) -> Target:
+        """The target of the record."""
+        return self.record.target
+
+    def document(self) -> dict[str, Any]:
+        """The answer object, and how it differs from the message before."""
+        record = self.record
+        values, last = record.state.values, record.delivered or dict.fromkeys([*Medium, PRESENT])
+        # A repeated state has an id of its own; a repeated delivery of a change has the id of the first one.
+        identity: list[object] = [record.sequence]
+        if not record.is_undelivered:
+            identity.append(record.state.observed_at_ms)
+        return {
+            **Answer(record.target, record.state, self.source, self.rtc_request_id).document(),
+            "version": MESSAGE_VERSION,
+            "id": record.target.digest(*identity),
+            "sequence": record.sequence,
+            "changed": [name for name, value in values.items() if value != last[name]],
+            "previous": {medium.value: last[medium] for medium in Medium} if record.delivered else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemMessage:
+    """A message that says why a target that was asked for by name has no state."""
+
+    target: Target
+    error: StreamStateError
+    at_ms: int
+
+    def document(self) -> dict[str, Any]:
+        """The problem, with its target."""
+        return {
+            "type": "stream_state_problem",
+            **self.target.as_dict(),
+            "problem": self.error.problem(),
+            "version": MESSAGE_VERSION,
+            "id": self.target.digest(self.error.name, self.at_ms),
+        }
+
+
+def iso_time(at_ms: int | None) -> str | None:
+    """UTC with milliseconds, such as 2026-11-23T03:04:05.678Z."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

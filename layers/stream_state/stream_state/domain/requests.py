@@ -1,0 +1,80 @@
+"""The events of the task and of the sweep, parsed whole before anything is called."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from stream_state.domain.parsing import invalid, parse_max_age, parse_object, parse_target, parse_targets
+from stream_state.domain.targets import Target
+from stream_state.domain.waits import WaitCondition
+
+MAX_TARGETS = 100
+MAX_SWEEP_TARGETS = 5_000
+_TARGET_FIELDS = frozenset({"app_id", "room_id", "user_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """One target or several, and what to do with the answers."""
+
+    targets: Sequence[Target]
+    is_single: bool
+    max_age_seconds: int
+    to_queue: bool
+    condition: WaitCondition | None
+
+    @classmethod
+    def parse(cls, event: object, app_ids: Sequence[str]) -> Self:
+        """The request in an event. Raises `InvalidRequest`."""
+        is_single = not (isinstance(event, Mapping) and "targets" in event)
+        options = {"max_age", "deliver", *(("until",) if is_single else ())}
+        request = parse_object(event, (_TARGET_FIELDS if is_single else {"targets"}) | options, "the event")
+        if is_single:
+            targets = [parse_target(request, app_ids, more=options)]
+        else:
+            targets = parse_targets(request["targets"], app_ids, MAX_TARGETS)
+        max_age_seconds = parse_max_age(request.get("max_age", 0))
+        deliver = request.get("deliver", "return")
+        if deliver not in ("return", "queue"):
+            raise invalid("deliver", "must be return or queue")
+        condition = WaitCondition.parse(request["until"]) if "until" in request else None
+        if condition and deliver == "queue":
+            raise invalid("until", "cannot be combined with deliver: queue")
+        return cls(targets, is_single, max_age_seconds, deliver == "queue", condition)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """The targets of a sweep, None for the watched ones, and whether it delivers all states or changes only."""
+
+    targets: Sequence[Target] | None
+    emits_all: bool
+
+    @classmethod
+    def parse(cls, event: object, app_ids: Sequence[str]) -> Self:
+        """The request in an event: bare, or the detail of an EventBridge event. Raises `InvalidRequest`."""
+        if isinstance(event, Mapping) and {"source", "detail-type", "detail"} <= event.keys():
+            event = _detail(event)
+        request = parse_object(event, {*_TARGET_FIELDS, "targets", "emit"}, "the event")
+        targets = None
+        if request.keys() & _TARGET_FIELDS:
+            if "targets" in request:
+                raise invalid("the event", "must hold either targets or room_id and user_id, not both")
+            targets = [parse_target(request, app_ids, more={"emit"})]
+        elif "targets" in request:
+            targets = parse_targets(request["targets"], app_ids, MAX_SWEEP_TARGETS)
+        emit = request.get("emit", "all" if targets else "changes")
+        if emit not in ("all", "changes"):
+            raise invalid("emit", "must be all or changes")
+        return cls(targets, emit == "all")
+
+
+def _detail(event: Mapping[str, Any]) -> object:
+    """The detail of an EventBridge event; a schedule without input sends it empty, as object or as text."""
+    detail = event["detail"]
+    if isinstance(detail, str) and detail.strip() == "{}":
+        detail = {}
+    names_targets = isinstance(detail, Mapping) and detail.keys() & {"targets", *_TARGET_FIELDS}
+    if not names_targets and not (detail == {} and event["source"] in ("aws.scheduler", "aws.events")):
+        raise invalid("the event's detail", "must name targets, or be empty in an event of a schedule")
+    return detail

@@ -1,0 +1,211 @@
+"""The state that observations add up to: each medium and presence on, off or not known.
+
+Events are ordered among themselves by the vendor's clock, and against queries by `seen_ms`. The skew bounds how far the
+two clocks differ and how long a query lags behind the events: a query overrules an event only if it was sent later by
+more than the skew.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from stream_state.domain.observations import Mark, Observations
+from stream_state.domain.targets import PRESENT, Medium
+
+SKEW_MS = 5_000
+# An end is of one connection, and its user may have a newer one by then: the end proves nothing about a stream or a
+# presence that began less than the grace before it. The vendor tells of a lost connection about 30 s later.
+LEAVE_GRACE_MS = 5_000
+LOST_GRACE_MS = 40_000
+_GRACE_MS = {"end": 0, "leave": LEAVE_GRACE_MS, "lost": LOST_GRACE_MS}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value and when it was observed, in milliseconds since 1970; both None where nothing is known."""
+
+    value: bool | None = None
+    at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The four media and presence; `is_contradicted`: an event and a query within the skew disagree."""
+
+    media: Mapping[Medium, Value]
+    present: Value
+    is_contradicted: bool = False
+
+    @property
+    def values(self) -> dict[str, bool | None]:
+        """The values of the four media and of `present`."""
+        return {**{medium.value: value.value for medium, value in self.media.items()}, PRESENT: self.present.value}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any value is known."""
+        return any(value is not None for value in self.values.values())
+
+    @property
+    def publishing(self) -> bool | None:
+        """True if any medium is on, False if all four are off, else None."""
+        media = [value.value for value in self.media.values()]
+        return True if any(media) else None if None in media else False
+
+    @property
+    def observed_at_ms(self) -> int | None:
+        """The oldest time of the known media; of presence if no medium is known; None if nothing is known."""
+        times = [value.at_ms for value in self.media.values() if value.value is not None]
+        if not times and self.present.value is not None:
+            times = [self.present.at_ms]
+        return min((at_ms for at_ms in times if at_ms is not None), default=None)
+
+    def is_whole_since(self, oldest_ms: float) -> bool:
+        """Whether all four media are known, each as of that time or later."""
+        return all(value.value is not None for value in self.media.values()) and (self.observed_at_ms or 0) >= oldest_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """The value by the events; `unsure_from_ms`: a query that says on since then leaves an off in doubt."""
+
+    value: bool | None
+    seen_ms: int
+    unsure_from_ms: int = 0
+    # The value is None because an end may have been of another connection than that which began then (None: none did).
+    in_doubt: bool = False
+    began_ms: int | None = None
+
+    @property
+    def since_ms(self) -> int:
+        """When the value was seen; of a value in doubt, when what may have ended began."""
+        return self.seen_ms if self.began_ms is None else self.began_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Connections:
+    """The latest join, the latest join or start, and the ends of connections with their graces."""
+
+    join: Mark | None
+    joined: Mark | None
+    ends: Sequence[tuple[Mark, int]]
+    skew_ms: int
+
+
+def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
+    """The state by all observations: their order and their repeats do not matter."""
+    join, found, gone = (observations.get(kind) for kind in ("join", "found", "absent"))
+    if gone and found and found.at_ms >= gone.at_ms:
+        gone = None
+    joined = _latest([join, *(observations.get(f"{medium}.start") for medium in Medium)])
+    ends = [(observations[kind], grace_ms) for kind, grace_ms in _GRACE_MS.items() if kind in observations]
+    connections = _Connections(join, joined, ends, skew_ms)
+    media, is_contradicted = {}, False
+    for medium in Medium:
+        by_events = _medium_by_events(medium, observations, connections)
+        media[medium], disagree = _medium(by_events, observations.get(f"{medium}.query"), gone, skew_ms)
+        is_contradicted |= disagree
+    on = [value for value in media.values() if value.value]
+    if on:
+        newest = max(value.at_ms or 0 for value in on)
+        return State(media, Value(value=True, at_ms=newest), is_contradicted)
+    present, disagree = _present(_ended(joined, connections), found, gone, skew_ms)
+    if is_contradicted and present.value is False and not gone:
+        # A query saw a stream of a user of whom the events say that the user has left.
+        present = Value(None, present.at_ms)
+    return State(media, present, is_contradicted or disagree)
+
+
+def _medium_by_events(medium: Medium, observations: Observations, connections: _Connections) -> _Verdict | None:
+    """The value of a medium by its starts and stops and by the ends; None if no event says anything of it."""
+    start, stop, cut = (observations.get(f"{medium}.{kind}") for kind in ("start", "stop", "cut"))
+    if cut:
+        connections = replace(connections, ends=[*connections.ends, (cut, LOST_GRACE_MS)])
+    verdict, joined = _ended(start, connections), connections.joined
+    if stop is None or (start and start.at_ms >= stop.at_ms):
+        return verdict
+    if joined and any(stop.at_ms <= mark.at_ms <= joined.at_ms for mark, _ in connections.ends):
+        # An end and a join after it began a newer connection, of which the stop says nothing.
+        return verdict
+    off = _off([(stop, 0)], connections.skew_ms)
+    if verdict is None or verdict.value is not False:
+        return off
+    return _Verdict(
+        value=False,
+        seen_ms=max(off.seen_ms, verdict.seen_ms),
+        unsure_from_ms=max(off.unsure_from_ms, verdict.unsure_from_ms),
+    )
+
+
+def _ended(start: Mark | None, connections: _Connections) -> _Verdict | None:
+    """On since it began, off by an end after that, or in doubt; None if no event says anything."""
+    began, joined = start, connections.joined
+    newer = [(mark, grace_ms) for mark, grace_ms in connections.ends if start is None or mark.at_ms > start.at_ms]
+    if not newer:
+        return _Verdict(value=True, seen_ms=start.seen_ms) if start else None
+    last, _ = max(newer, key=lambda end: end[0].at_ms)
+    if joined and joined.at_ms >= last.at_ms:
+        # A newer connection, of which this medium has not been observed.
+        return _Verdict(None, joined.seen_ms)
+    if joined and any(mark.at_ms <= joined.at_ms for mark, _ in newer):
+        # The same, and an end came since.
+        began = joined
+    since = _latest([began, connections.join]) if began else joined
+    sure = [end for end in newer if since is None or end[0].at_ms - since.at_ms >= max(end[1], 1)]
+    if sure:
+        return _off(sure, connections.skew_ms)
+    is_newest = start is not None and since is not None and since.at_ms == start.at_ms
+    if start and is_newest and all(mark.device and start.device and mark.device != start.device for mark, _ in newer):
+        return _Verdict(value=True, seen_ms=start.seen_ms)
+    return _Verdict(None, last.seen_ms, in_doubt=True, began_ms=began.seen_ms if began else None)
+
+
+def _off(ends: Sequence[tuple[Mark, int]], skew_ms: int) -> _Verdict:
+    """Off by any of the ends, as sure as the surest of them."""
+    return _Verdict(
+        value=False,
+        seen_ms=max(mark.seen_ms for mark, _ in ends),
+        unsure_from_ms=max(mark.seen_ms - max(grace_ms, skew_ms) for mark, grace_ms in ends),
+    )
+
+
+def _medium(event: _Verdict | None, query: Mark | None, gone: Mark | None, skew_ms: int) -> tuple[Value, bool]:
+    """The value of a medium by events and queries, and whether the two disagree within the skew."""
+    disagree = False
+    if event and query and query.at_ms - event.seen_ms <= skew_ms:
+        if event.value is False and query.value and query.at_ms >= event.unsure_from_ms and not gone:
+            return Value(None, event.seen_ms), True
+        is_newer = event.began_ms is None or query.at_ms - event.began_ms > skew_ms
+        if event.in_doubt and query.value is False and is_newer:
+            # The medium was off before the end came, and an end starts nothing.
+            return Value(value=False, at_ms=query.at_ms), False
+        is_within = event.seen_ms - query.at_ms <= skew_ms
+        disagree = is_within and not gone and query.value not in (None, event.value)
+        query = None
+    value = Value(query.value, query.at_ms) if query else Value(event.value, event.seen_ms) if event else Value()
+    if gone is None or value.value is False or (event is None and query is None):
+        return value, disagree
+    if query is None and event and gone.at_ms - event.since_ms <= skew_ms:
+        return value, disagree or event.seen_ms - gone.at_ms <= skew_ms
+    # An end in doubt and a user who is gone: the end was of the last connection. Without an end, that the user has gone
+    # is no word about the stream.
+    is_ended = query is None and event is not None and event.in_doubt
+    return Value(value=False if is_ended else None, at_ms=gone.at_ms), False
+
+
+def _present(event: _Verdict | None, found: Mark | None, gone: Mark | None, skew_ms: int) -> tuple[Value, bool]:
+    """Presence by events and queries: a query proves absence, and ends older proof of it."""
+    if gone:
+        if event is None or event.value is False or gone.at_ms - event.since_ms > skew_ms:
+            return Value(value=False, at_ms=gone.at_ms), False
+        return Value(event.value, event.seen_ms), event.seen_ms - gone.at_ms <= skew_ms
+    if event is None or (event.value is False and found and found.at_ms - event.seen_ms > skew_ms):
+        return Value(), False
+    return Value(event.value, event.seen_ms), False
+
+
+def _latest(marks: Sequence[Mark | None]) -> Mark | None:
+    """The latest of the marks that are there; marks of one time are merged."""
+    latest = None
+    for mark in marks:
+        latest = mark.merged(latest) if mark else latest
+    return latest

@@ -1,0 +1,38 @@
+"""Targets: a user in a room of an app, and the four media that the user can publish."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+PRESENT = "present"
+
+
+class Medium(StrEnum):
+    """One of the four streams that a user can publish."""
+
+    AUDIO = "audio"
+    VIDEO = "video"
+    SCREEN_AUDIO = "screen_audio"
+    SCREEN_VIDEO = "screen_video"
+
+
+# By the vendor's names, such as ScreenAudio.
+MEDIA_TYPES = {medium.title().replace("_", ""): medium for medium in Medium}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """A user in a room of an app."""
+
+    app_id: str
+    room_id: str
+    user_id: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The three ids by name."""
+        return {"app_id": self.app_id, "room_id": self.room_id, "user_id": self.user_id}
+
+    def digest(self, *more: object) -> str:
+        """SHA-256 hex of the ids and of `more`; no id holds the line feed that joins them."""
+        text = "\n".join((self.app_id, self.room_id, self.user_id, *map(str, more)))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,114 @@
+"""Delivery of state changes to the results queue: send, then write the values that were delivered."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+from stream_state.adapters.queues import ResultsQueue, RetryQueue
+from stream_state.adapters.state_store import StateStore
+from stream_state.clock import CLOCK, Clock
+from stream_state.domain.documents import Answer, Message, ProblemMessage
+from stream_state.domain.merging import Merge, StateRecord
+from stream_state.domain.outcomes import Outcome, Result
+from stream_state.domain.targets import Target
+from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
+from stream_state.observability import log_error, record
+from stream_state.settings import Settings
+
+MARKING_THREADS = 10
+# The undelivered changes that one drain takes at once, also within the time of a callback event.
+DRAIN_RECORDS = 10
+
+
+class Delivery:
+    """Sends messages, and marks their records as delivered: a crash between the two repeats a message."""
+
+    def __init__(
+        self, queue: ResultsQueue, store: StateStore, retry_queue: RetryQueue | None = None, clock: Clock = CLOCK
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._retry_queue = retry_queue
+        self._clock = clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings, store: StateStore, timeout_seconds: float = 3) -> Self:
+        """A delivery as the settings describe it, with the time-out of each request to the queue."""
+        retry_queue = RetryQueue.from_settings(settings) if settings.callback_retry_queue_url else None
+        return cls(ResultsQueue.from_settings(settings, timeout_seconds), store, retry_queue)
+
+    def send(self, messages: Sequence[Message | ProblemMessage], deadline: float) -> list[str | DeliveryFailed]:
+        """Send messages; for each, in order, the id that SQS gave it, or why SQS did not accept it."""
+        if not messages:
+            return []
+        sent = self._queue.send([message.document() for message in messages], deadline)
+        accepted = [message for message, outcome in zip(messages, sent, strict=True) if isinstance(outcome, str)]
+        records = [message.record for message in accepted if isinstance(message, Message)]
+        changed = [state_record for state_record in records if state_record.is_undelivered]
+        record("StatesDelivered", len(records))
+        record("StateChanges", len(changed))
+        with ThreadPoolExecutor(MARKING_THREADS) as pool:
+            list(pool.map(self._mark, changed))
+        return sent
+
+    def deliver(self, outcomes: Sequence[Outcome], deadline: float) -> list[Result]:
+        """Send the answers; for each outcome the message with SQS's `message_id`, or why there is none."""
+        messages = {
+            outcome.target: message_of(outcome.merge.after, outcome.answer)
+            for outcome in outcomes
+            if isinstance(outcome.answer, Answer) and isinstance(outcome.merge, Merge)
+        }
+        documents = {target: message.document() for target, message in messages.items()}
+        sent = dict(zip(messages, self.send(list(messages.values()), deadline), strict=True))
+        results: list[Result] = []
+        for outcome in outcomes:
+            message_id = sent.get(outcome.target)
+            if isinstance(message_id, str):
+                results.append({**documents[outcome.target], "message_id": message_id})
+            else:
+                errors = (message_id, outcome.answer, outcome.merge)
+                results.append(next(error for error in errors if isinstance(error, StreamStateError)))
+        return results
+
+    def drain(self, deadline: float, *, is_whole: bool = False) -> None:
+        """Deliver changes that their observers did not deliver, and ask again for rechecks that were lost.
+
+        `is_whole`: until the list is empty or SQS or DynamoDB fails; else some changes.
+        """
+        seen = set[Target]()
+        try:
+            while self._clock.monotonic() < deadline:
+                # A record that is still listed after its turn could not be delivered or marked.
+                records = [listed for listed in self._store.undelivered(DRAIN_RECORDS) if listed.target not in seen]
+                self.send([Message(listed, "table") for listed in records if listed.is_undelivered], deadline)
+                for listed in records:
+                    if not listed.is_undelivered:
+                        self._settle(listed)
+                if not is_whole or len(records) < DRAIN_RECORDS:
+                    return
+                seen |= {listed.target for listed in records}
+        except StreamStateError as error:
+            log_error(error)
+
+    def _settle(self, listed: StateRecord) -> None:
+        """Take a record off the list that has nothing to deliver, or ask for its recheck again."""
+        if not listed.recheck_at_ms:
+            self._store.mark_delivered(listed)
+        elif self._retry_queue:
+            self._retry_queue.recheck(listed.target)
+            self._store.set_recheck(listed, self._clock.now_ms())
+        else:
+            self._store.set_recheck(listed, 0)
+
+    def _mark(self, delivered: StateRecord) -> None:
+        try:
+            self._store.mark_delivered(delivered)
+        except StateUnavailable as error:
+            # The record stays on the list: its message is sent again, with the same id.
+            log_error(error, delivered.target)
+
+
+def message_of(state_record: StateRecord, answer: Answer | StreamStateError) -> Message:
+    """The message about a record after an answer of the vendor, which may be that it does not know the target."""
+    source = answer.source if isinstance(answer, Answer) else "query"
+    return Message(state_record, source, answer.rtc_request_id)

@@ -1,0 +1,111 @@
+"""The pass of a sweep over the watch list: under a lease, from the stored cursor, each target once at most."""
+
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from threading import Event, Lock, Thread
+
+from stream_state.adapters.table import PAGE_ITEMS
+from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
+from stream_state.clock import Clock
+from stream_state.domain.targets import Target
+from stream_state.errors import StateUnavailable
+from stream_state.observability import log_error, logger
+
+# How often the lease is renewed at least.
+KEEP_SECONDS = LEASE_SECONDS / 4
+
+
+class WatchPass:
+    """The watched targets from the stored cursor to the end, then from the start to the cursor."""
+
+    def __init__(self, watch_list: WatchList, clock: Clock) -> None:
+        self._watch_list = watch_list
+        self._clock = clock
+        self._token = secrets.token_hex(8)
+        self._cursor: str | None = None
+        self._kept_at = clock.monotonic()
+        self._done_since_kept = 0
+        self._lock = Lock()
+        self._keeper = Thread(target=self._keep_on, daemon=True)
+        self._ending = Event()
+        self._order: deque[Watch] = deque()
+        self._under_way: dict[Target, Watch] = {}
+        self._error: StateUnavailable | None = None
+        # The number of targets of the pass, once the last of them has come; None before.
+        self.size: int | None = None
+
+    def begin(self) -> bool:
+        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
+        self._kept_at = self._clock.monotonic()
+        taken, self._cursor = self._watch_list.take_lease(self._token)
+        if taken:
+            self._keeper.start()
+        return taken
+
+    def targets(self) -> Iterator[Target]:
+        """The targets after the cursor, then those before it; ends early if the lease is lost."""
+        start, seen = self._cursor, 0
+        parts = [(start, None), (None, start)] if start else [(None, None)]
+        for first, last in parts:
+            after: str | None = first
+            while True:
+                try:
+                    page = self._watch_list.page(after, last)
+                except StateUnavailable as error:
+                    # The targets under way come first; `end` raises the error.
+                    self._error = error
+                    return
+                for watch in page.entries:
+                    if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
+                        logger.warning("The sweep lost the lease of the watch list, and ends.")
+                        return
+                    seen += 1
+                    self._order.append(watch)
+                    self._under_way[watch.target] = watch
+                    yield watch.target
+                after = page.next_key
+                if after is None:
+                    break
+        self.size = seen
+
+    def watched_at(self, target: Target) -> int:
+        """Since when a target under way is watched, in seconds since 1970."""
+        return self._under_way[target].watched_at
+
+    def done(self, target: Target) -> None:
+        """Move the cursor past the targets that are done without a gap, and store it after every page."""
+        del self._under_way[target]
+        self._done_since_kept += 1
+        while self._order and self._order[0].target not in self._under_way:
+            self._cursor = self._order.popleft().key
+        self._keep_if_due()
+
+    def end(self) -> None:
+        """Store the cursor and let go of the lease; raises `StateUnavailable` if the list could not be read."""
+        self._ending.set()
+        self._keeper.join()
+        self._keep(release=True)
+        if self._error:
+            raise self._error
+
+    def _keep_on(self) -> None:
+        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
+        while not self._ending.wait(KEEP_SECONDS / 2):
+            self._keep_if_due()
+
+    def _keep_if_due(self) -> None:
+        with self._lock:
+            if self._done_since_kept >= PAGE_ITEMS or self._clock.monotonic() - self._kept_at >= KEEP_SECONDS:
+                self._keep()
+
+    def _keep(self, *, release: bool = False) -> None:
+        now = self._clock.monotonic()
+        try:
+            kept = self._watch_list.keep_lease(self._token, self._cursor, release=release)
+        except StateUnavailable as error:
+            # The lease lasts a while yet: the next try may succeed.
+            log_error(error)
+            return
+        self._kept_at = now if kept else float("-inf")
+        self._done_since_kept = 0

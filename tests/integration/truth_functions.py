@@ -1,0 +1,137 @@
+"""One instance of the functions on a virtual clock: the services, and their requests, each of which can fail."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from botocore.exceptions import ClientError
+
+from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.table import Table
+from stream_state.adapters.watch_list import WatchList
+from stream_state.clock import Clock
+from stream_state.domain.observations import QueryResult
+from stream_state.domain.targets import Target
+from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
+from stream_state.services import callbacks, delivery, lookup, sweep, watch_pass
+from stream_state.services.recording import Recorder
+from tests.integration.truth_model import KEY, START_MS, Said
+from tests.unit.memory import APP_ID, TABLE
+
+
+class Crash(BaseException):
+    """The end of an instance in the middle of its work."""
+
+
+class VirtualClock(Clock):
+    ms = START_MS
+
+    def now(self) -> float:
+        return self.ms / 1000
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    monotonic = now
+
+    def sleep(self, seconds: float) -> None:
+        self.ms += round(seconds * 1000)
+
+
+class InlinePool(Executor):
+    def __init__(self, size: int) -> None: ...
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **more: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **more))
+        return future
+
+
+@contextlib.contextmanager
+def on_one_thread() -> Iterator[None]:
+    """The services take one step after another, without threads, logs and metrics."""
+    idle = SimpleNamespace(start=lambda: None, join=lambda: None)
+    logging.disable(logging.CRITICAL)
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):
+        stack.callback(logging.disable, logging.NOTSET)
+        for module in (callbacks, delivery, lookup):
+            stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlinePool))
+        stack.enter_context(patch.object(watch_pass, "Thread", lambda **_: idle))
+        yield
+
+
+class Instance:
+    """The services, and what their clients do: `world` has the table, the queues and the vendor."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+        self.is_dead = False
+        # The words that count once they are stored.
+        self.said: Sequence[Said] = ()
+        here: Any = self
+        keys: Any = SimpleNamespace(keys=lambda: (KEY,))
+        clock, queries = world.clock, world.queries
+        table = Table(here, TABLE, clock)
+        store, api_store = (StateStore(table, world.skew_ms, 6_000 if queries else None) for _ in range(2))
+        recorder, watches = Recorder(store, here, delivers=True), WatchList(table)
+        sender, self.watch = delivery.Delivery(here, store, here, clock), watches.add
+        more: Any = {"auto_watch": True, "clock": clock}
+        self.callbacks = callbacks.Callbacks(keys, store, recorder, sender, watches, [APP_ID], **more)
+        self.lookup = lookup.Lookup(here, store, recorder, queries=queries, clock=clock)
+        self.sweep = sweep.Sweep(self.lookup, sender, store, watches, clock)
+        api_recorder = Recorder(api_store, here, delivers=False)
+        self.api = lookup.Lookup(here, api_store, api_recorder, queries=queries, clock=clock)
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        """A request to the table, as boto3 names it."""
+        work = getattr(self._world.table, operation)
+        if operation != "put_item":
+            return partial(self._request, "table", work)
+        self._world.let_others_in()
+        return partial(self._request, "table", lambda **parameters: (work(**parameters), self.commit())[0])
+
+    def send(self, messages: Sequence[Mapping[str, Any]], deadline: float) -> list[str | DeliveryFailed]:
+        try:
+            return self._request("queue", lambda: [self._world.judge.deliver(message) for message in messages])
+        except DeliveryFailed as error:
+            return [error] * len(messages)
+
+    def keep(self, text: str, received_at_ms: int) -> None:
+        event = {"text": text, "received_at_ms": received_at_ms, "said": self.said}
+        self._request("queue", self._world.after, delay_ms=3_000, action=self._world.again, **event)
+
+    def recheck(self, target: Target, tries: int = 0) -> None:
+        self._request(
+            "queue", self._world.after, delay_ms=6_000, action=self._world.recheck, target=target, tries=tries
+        )
+
+    def stream_state(self, target: Target, deadline: float, **options: Any) -> QueryResult:
+        sent_at_ms = self._world.clock.ms
+        media, self.said = self._request("vendor", lambda: self._world.vendor.answer(target.user_id, sent_at_ms))
+        if media is None:
+            raise TargetNotFound("Unknown.", observed_at_ms=sent_at_ms)
+        return QueryResult(media, sent_at_ms, "request-1")
+
+    def commit(self) -> None:
+        """The words are stored."""
+        self._world.judge.hear(self.said)
+        self.said = ()
+
+    def _request(self, service: str, work: Callable[..., Any], **parameters: Any) -> Any:
+        fault = "crash" if self.is_dead else self._world.fault_of(service)
+        if fault is None:
+            return work(**parameters)
+        if fault == "no answer":
+            work(**parameters)
+        if fault == "crash":
+            self.is_dead = True
+            raise Crash
+        if service == "table":
+            raise ClientError({"Error": {"Code": "InternalServerError"}}, "AnyOperation")
+        raise DeliveryFailed("SQS did not accept it.") if service == "queue" else RtcUnavailable("Down.")

@@ -18,7 +18,11 @@ from tests.sandbox.server import Request, Response
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
 DOCUMENT = REPOSITORY / "docs" / "openapi.yaml"
-COMMAND = [Path(sys.executable).with_name("schemathesis"), "--config-file", Path(__file__).with_suffix(".toml")]
+COMMAND: list[str | Path] = [
+    Path(sys.executable).with_name("schemathesis"),
+    "--config-file",
+    Path(__file__).with_suffix(".toml"),
+]
 IN_JSON = [("Content-Type", "application/json")]
 # The arguments of `make contract`, and the number of cases that they must come to.
 LONG_FORM = ("--max-examples", "600")
@@ -51,7 +55,7 @@ def check(sandbox: Sandbox, *arguments: str) -> tuple[dict[str, Any], dict[str, 
     Http(sandbox.api_url).post("/watches", {"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
     with Front(sandbox) as front, tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
-        reports = ["--report", "json", "--report-json-path", report]
+        reports: list[str | Path] = ["--report", "json", "--report-json-path", report]
         command = [*COMMAND, "run", DOCUMENT, "--url", front.url, *reports, *arguments]
         subprocess.run(command, cwd=REPOSITORY, check=False)
         return json.loads(report.read_text()), statuses(front.answers)

@@ -37,16 +37,17 @@ def before_load_schema(context: HookContext, raw_schema: dict[str, Any]) -> None
 
 
 @schemathesis.hook
-def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     """Send half of the well-formed ids as those of a user who is there, and sign three of four well-formed events."""
     if case.meta is None:
         return
-    if isinstance(case.body, dict) and not case.meta.is_negative_at(ParameterLocation.BODY):
+    body: Any = case.body
+    if isinstance(body, dict) and not case.meta.is_negative_at(ParameterLocation.BODY):
         if case.path == CALLBACK:
-            case.body = event(case.body)
-        elif share(case.body, 8):
+            case.body = event(body)
+        elif share(body, 8):
             # Few are long: each target costs a call, of which the limit allows 50 a second.
-            case.body |= {name: value[:3] for name, value in case.body.items() if name == "targets"}
+            body |= {name: value[:3] for name, value in body.items() if name == "targets"}
     if case.meta.phase.name is not TestPhase.STATEFUL and not case.meta.is_negative_at(ParameterLocation.PATH):
         for name in case.path_parameters if share(case.path_parameters, 2) else ():
             case.path_parameters[name] = PRESENT[name]
@@ -69,13 +70,13 @@ def share(value: object, of: int) -> int:
 
 
 @schemathesis.hook
-def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
+def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
     """Pass over API Gateway's answers in place of 401 and 405, and over rules that the document has in words only."""
     answered: Any = (response.status_code, response.json() if response.content else None)
     if isinstance(failure, UnsupportedMethodResponse):
-        return answered != (404, {"message": "Not Found"})
+        return bool(answered != (404, {"message": "Not Found"}))
     if isinstance(failure, MissingHeaderNotRejected):
-        return answered != (403, {"message": "Forbidden"})
+        return bool(answered != (403, {"message": "Forbidden"}))
     # The text of EventData has rules too, and a path, unlike the body that a link comes from, cannot hold . as an id.
     words = ("UserId must be text", "cannot be . or .. in a path")
     return not (isinstance(failure, RejectedPositiveData) and any(text in answered[1]["detail"] for text in words))

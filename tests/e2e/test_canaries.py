@@ -3,7 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -84,7 +84,7 @@ def drive(sandbox: Sandbox) -> str:
     """Use every entry point that calls the vendor, and return answers, messages, items and logs."""
     http = Http(sandbox.api_url)
     with ThreadPoolExecutor() as pool:
-        asked = [
+        asked: list[Future[Any]] = [
             pool.submit(http.get, PATH),
             pool.submit(http.post, "/stream-states/query", {"targets": [TARGET]}),
             pool.submit(sandbox.invoke, "TaskFunction", TARGET),

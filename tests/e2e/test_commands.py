@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
 
 
 def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> None:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*COMMAND, "serve"], cwd=REPOSITORY, env=environment_of, **pipes) as serving:
         assert serving.stdout
         assert serving.stderr
@@ -107,7 +108,7 @@ def test_query_without_keys_names_the_settings_to_make(environment_of: dict[str,
         (KEYS, "nobody", 1, {"error": "TargetNotFound"}),
         (Keys(KEYS.access_key_id, "other"), "teacher", 1, {"error": "RtcAccessDenied"}),
     ],
-    ids=["known", "unknown", "wrong key"],
+    ids=["there", "not there", "wrong key"],
 )
 def test_query_asks_the_service_that_is_set(
     environment_of: dict[str, str], keys: Keys, user: str, code: int, answer: dict[str, object]

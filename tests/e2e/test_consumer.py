@@ -11,8 +11,9 @@ import boto3
 import pytest
 
 from tests.sandbox.aws import failure
+from tests.sandbox.functions import REGION
 from tests.sandbox.simulator import error
-from tests.sandbox.stack import REGION, REPOSITORY, Sandbox
+from tests.sandbox.stack import REPOSITORY, Sandbox
 
 TARGETS = [{"room_id": "class-1", "user_id": user} for user in ("teacher", "student", "nobody")]
 

@@ -150,7 +150,9 @@ TASKS: list[Any] = [
     {**GOOD, "until": UNTIL, "deliver": "queue"},
     {"targets": [GOOD], "until": UNTIL},
 ]
-ENVELOPE = {"source": "school.timetable", "detail-type": "Lesson Started"}
+# The first two mean the watched targets in the event of a schedule.
+NO_DETAILS: list[Any] = [{}, "{}", None, json.dumps({"targets": [GOOD]}), {"targets": []}, "[]", "{", []]
+ENVELOPE: dict[str, Any] = {"source": "school.timetable", "detail-type": "Lesson Started"}
 SWEEPS: list[Any] = [
     # Nothing but an empty object means the watched targets.
     *(value for value in NO_TARGETS if value != {}),
@@ -160,9 +162,9 @@ SWEEPS: list[Any] = [
     {"targets": [GOOD] * 5001},
     *({"targets": [GOOD, value]} for value in NO_TARGETS),
     *({"targets": [GOOD], "emit": value} for value in (None, "", "states", 1, ["all"])),
-    *({"emit": value} for value in (None, "", "states", {})),
-    *({**ENVELOPE, "detail": value} for value in ({}, "{}", None, json.dumps({"targets": [GOOD]}), {"targets": []})),
-    *({**ENVELOPE, "source": "aws.scheduler", "detail": value} for value in ("[]", "{", [])),
+    *({"emit": value} for value in (None, "", "states", 1)),
+    *({**ENVELOPE, "detail": value} for value in NO_DETAILS),
+    *({**ENVELOPE, "source": "aws.scheduler", "detail": value} for value in NO_DETAILS[2:]),
     {**ENVELOPE, "source": ["aws.events"], "detail": {}},
 ]
 # API Gateway and the queue send none of these.

@@ -9,9 +9,9 @@ import pytest
 
 from tests.sandbox import official_signer
 from tests.sandbox.aws import Reply, failure
-from tests.sandbox.functions import ACCOUNT_ID
+from tests.sandbox.functions import ACCOUNT_ID, REGION
 from tests.sandbox.simulator import APP_ID
-from tests.sandbox.stack import REGION, Sandbox
+from tests.sandbox.stack import Sandbox
 
 TARGETS = [{"room_id": "class-1", "user_id": f"user-{number}"} for number in range(15)]
 SEND = "AmazonSQS.SendMessageBatch"

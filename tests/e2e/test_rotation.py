@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.http import Http
 from tests.sandbox.aws import Reply, failure
 from tests.sandbox.functions import MAX_ENVIRONMENTS
-from tests.sandbox.simulator import KEYS, Keys, delay
+from tests.sandbox.simulator import Keys, delay
 from tests.sandbox.stack import Sandbox
 
 PATH = "/rooms/class-1/users/teacher/stream-state"

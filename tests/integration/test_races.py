@@ -84,7 +84,7 @@ def test_everyone_at_once_agrees(stack: Stack, names: list[str]) -> None:
     assert stack.run_sweep(*TARGETS)["unchanged"] == len(TARGETS)
     ids = {message["id"] for message in messages}
     assert all(message["id"] in ids for message in stack.consume())
-    assert stack.store().undelivered(100) == []
+    assert stack.store().undelivered(100).entries == []
 
 
 def test_a_race_at_rest_delivers_each_change_under_one_id(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""A self-signed certificate of localhost, made anew for each run."""
+"""A self-signed certificate of localhost, made for each run."""
 
 import datetime as dt
 import ssl

@@ -16,13 +16,17 @@ from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import Table
 from stream_state.adapters.watch_list import WatchList
 from stream_state.clock import Clock
-from stream_state.domain.observations import QueryResult
+from stream_state.domain import merging
+from stream_state.domain.observations import Observations, QueryResult
+from stream_state.domain.states import State
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
 from stream_state.services import callbacks, delivery, lookup, sweep, watch_pass
 from stream_state.services.recording import Recorder
 from tests.integration.truth_model import KEY, START_MS, Said
 from tests.unit.memory import APP_ID, TABLE
+
+MOST_REMEMBERED = 50
 
 
 class Crash(BaseException):
@@ -53,6 +57,21 @@ class InlinePool(Executor):
         return future
 
 
+class Remembered:
+    """`state_of`, once for observations that several records share, as those before and after a write do."""
+
+    def __init__(self, state_of: Callable[[Observations, int], State]) -> None:
+        self._state_of = state_of
+        self._states: dict[int, tuple[Observations, State]] = {}
+
+    def __call__(self, observations: Observations, skew_ms: int) -> State:
+        if (found := self._states.get(id(observations))) is None:
+            if len(self._states) > MOST_REMEMBERED:
+                self._states.clear()
+            found = self._states[id(observations)] = observations, self._state_of(observations, skew_ms)
+        return found[1]
+
+
 @contextlib.contextmanager
 def on_one_thread() -> Iterator[None]:
     """The services take one step after another, without threads, logs and metrics."""
@@ -62,6 +81,7 @@ def on_one_thread() -> Iterator[None]:
         stack.callback(logging.disable, logging.NOTSET)
         for module in (callbacks, delivery, lookup):
             stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlinePool))
+        stack.enter_context(patch.object(merging, "state_of", Remembered(merging.state_of)))
         stack.enter_context(patch.object(watch_pass, "Thread", lambda **_: idle))
         yield
 

@@ -124,7 +124,7 @@ class History:
         """A sweep of the watch list: few of them in a long pause, none in a day's."""
         request = SweepRequest(None, emits_all=False)
         self._on_instance(lambda instance: instance.sweep.run(request, math.inf, math.inf))
-        pause_ms = max(self._poll_ms, min(300_000, self._last_ms - 100_000 - self.clock.ms))
+        pause_ms = max(self._poll_ms, min(600_000, self._last_ms - 30_000 - self.clock.ms))
         next_ms = self._actions[0][0] - HOUR_MS if self._actions else 0
         self.after(max(pause_ms, next_ms - self.clock.ms), self.poll)
 

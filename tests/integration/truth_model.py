@@ -97,7 +97,7 @@ class Vendor:
 
     def __init__(self, model: Model) -> None:
         self._model, self._rng = model, model.rng
-        self._ahead_ms = self._rng.randint(-3_000, 3_000)
+        self._ahead_ms = self._rng.choice((-3_000, 3_000, self._rng.randint(-3_000, 3_000)))
         self.absent_is_error = self._rng.choice((True, False))
 
     def text(self, event: Event) -> str:
@@ -121,12 +121,12 @@ class Vendor:
 
     def answer(self, user_id: str, now_ms: int) -> tuple[Mapping[Medium, bool | None] | None, Sequence[Said]]:
         """The answer about a user, as of up to 2 s ago, and the words in it; None for an error."""
-        at_ms = now_ms - self._rng.randint(0, 2_000)
+        at_ms = now_ms - self._rng.choice((0, 2_000, self._rng.randint(0, 2_000)))
         on = {name: self._model.spell(user_id, name, at_ms) is not None for name in NAMES}
         is_error = self.absent_is_error and not on[PRESENT]
         media = {medium: on[medium] for medium in Medium}
         # Four zeros prove neither presence nor absence.
-        names = [PRESENT] if is_error else NAMES if any(media.values()) else Medium
+        names = NAMES if is_error or any(media.values()) else Medium
         said = [Said(user_id, name, on[name], at_ms, is_answer=True) for name in names]
         return (None if is_error else media), said
 
@@ -199,7 +199,7 @@ class _User:
     def _change_connection(self, apart_ms: int, *reasons: str | None, is_turned: bool = False) -> None:
         """A new connection begins, and the earlier one ends before that, after it or at once."""
         reason = self._rng.choice(reasons)
-        gap_ms = self._rng.choice((0, self._rng.randint(-apart_ms, apart_ms)))
+        gap_ms = self._rng.choice((0, apart_ms, self._rng.randint(-apart_ms, apart_ms)))
         media = self._disconnect(self.at_ms + max(gap_ms, 0), reason, ends_ms=self.at_ms)
         self.at_ms += max(-gap_ms, 0)
         self._is_visible ^= is_turned

@@ -1,4 +1,4 @@
-"""What the fault campaign breaks: the vendor and AWS on loopback, and the four functions in this process.
+"""The world that the fault campaign breaks: the vendor and AWS on loopback, and the functions in this process.
 
 The functions have the environment and the time-outs of the template. One world to a process: the environment, the
 resolver and the output belong to the whole process.
@@ -427,7 +427,7 @@ class World:
         self.evidence.shown += [_state_of(item) for item in self._items() if "observations" in item]
 
     def compare(self, ways: Iterable[str]) -> None:
-        """What the consumer of the queue has now must be the truth."""
+        """The states that the consumer of the queue keeps now must be the truth."""
         truth: dict[str, Any] = {user: {name: name in on(AFTER[user]) for name in MEDIA.values()} for user in AFTER}
         by_events = {user: {**dict.fromkeys(MEDIA.values()), "audio": True} for user in BY_EVENTS.values()}
         used = [user for way, user in BY_EVENTS.items() if way in ways]

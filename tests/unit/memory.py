@@ -1,4 +1,4 @@
-"""The outside world in memory: a DynamoDB table, the results queue and the vendor, each failing as it is told to."""
+"""The outside world in memory: a DynamoDB table, the results queue and the vendor, each failing as a test wants."""
 # ruff: noqa: N803 (parameters are named as boto3 names them)
 
 import importlib
@@ -216,7 +216,7 @@ class MemoryTable:
         **more: Any,
     ) -> Any:
         if "IndexName" in more:
-            return self._undelivered(KeyConditionExpression, ExpressionAttributeValues, more["Limit"])
+            return self._undelivered(KeyConditionExpression, ExpressionAttributeValues, more)
         partition = self.items[ExpressionAttributeValues[":pk"]["S"]]
         after = more["ExclusiveStartKey"]["sk"]["S"] if "ExclusiveStartKey" in more else ""
         limit = min(more.get("Limit", self.max_query_items), self.max_query_items)
@@ -231,11 +231,20 @@ class MemoryTable:
         # As DynamoDB does, also if nothing comes after the last item of a full page.
         return answer | ({"LastEvaluatedKey": {n: page[-1][n] for n in ("pk", "sk")}} if len(page) == limit else {})
 
-    def _undelivered(self, condition: str, values: Item, limit: int) -> Any:
+    def _undelivered(self, condition: str, values: Item, more: Mapping[str, Any]) -> Any:
         items = [item for partition in self.items.values() for item in partition.values()]
         listed = [item for item in items if {"undelivered", "deliver_after"} <= item.keys()]
-        found = [item for item in listed if _holds(condition, item, values)]
-        return {"Items": sorted(found, key=lambda item: int(item["deliver_after"]["N"]))[:limit]}
+
+        def order(item: Item) -> tuple[int, str, str]:
+            return int(item["deliver_after"]["N"]), item["pk"]["S"], item["sk"]["S"]
+
+        found = sorted((item for item in listed if _holds(condition, item, values)), key=order)
+        after = [
+            item for item in found if "ExclusiveStartKey" not in more or order(item) > order(more["ExclusiveStartKey"])
+        ]
+        page = after[: more["Limit"]]
+        keys = [{name: item[name] for name in ("pk", "sk", "undelivered", "deliver_after")} for item in page]
+        return {"Items": page} | ({"LastEvaluatedKey": keys[-1]} if len(page) == more["Limit"] else {})
 
     def _check(self, item: Item | None, condition: str, more: Mapping[str, Any]) -> None:
         values, names = more.get("ExpressionAttributeValues", {}), more.get("ExpressionAttributeNames", {})

@@ -478,7 +478,7 @@ def test_a_recheck_that_fails_comes_again_a_bounded_number_of_times(
     for _ in range(2):
         world.clock.seconds += 3600
         receiver.send(AUDIO, user_id="guest")
-    assert (world.retry_queue.rechecks, world.store.undelivered(10)) == ([], [])
+    assert (world.retry_queue.rechecks, world.store.undelivered(10).entries) == ([], [])
 
 
 @pytest.mark.parametrize("sqs_was_down", [True, False])

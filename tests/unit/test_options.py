@@ -62,7 +62,7 @@ def chosen(node: Any, conditions: dict[str, bool]) -> Any:
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda names: "+".join(names) or "none")
 def test_every_combination_is_valid(linter: Runner, combination: tuple[str, ...]) -> None:
-    # Given each with and without pushed events, and with and without a queue and a secret of one's own, in turn.
+    # Given each with and without callback events, and with and without a queue and a secret of one's own, in turn.
     parameters = {name: value for option in combination for name, value in OPTIONS[option].items()}
     parameters |= {"EnableCallbacks": "true"} if len(combination) % 2 else {}
     parameters |= OWN if {"key", "vpc"} & {*combination} == {"key"} or combination == ("vpc",) else {}

@@ -50,7 +50,7 @@ def found(world: World, target: Target = TARGET) -> StateRecord:
 
 def listed(world: World) -> list[str]:
     """The users on the list of undelivered changes whose writers have had their time."""
-    return [record.target.user_id for record in world.store.undelivered(100)]
+    return [record.target.user_id for record in world.store.undelivered(100).entries]
 
 
 # Merging, writing and reading
@@ -183,7 +183,7 @@ def test_a_change_is_on_the_list_from_its_write_to_its_delivery(world: World) ->
         lists.append(listed(world))
         world.clock.seconds += seconds
     assert [*lists, listed(world)] == [[two.user_id], [two.user_id], [two.user_id, one.user_id]]
-    assert [record.target for record in world.store.undelivered(1)] == [two]
+    assert [record.target for record in world.store.undelivered(1).entries] == [two]
     assert {"undelivered", "deliver_after"} <= world.dynamodb.made[0][1]["Item"].keys()
 
     # A change that others write between send and mark stays.

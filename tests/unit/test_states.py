@@ -64,7 +64,7 @@ HISTORIES: dict[str, tuple[History, Expected, Expected]] = {
     "kicked at once": ([join(1_000), start(1_100), end(1_101)], False, False),
     "kicked, then lost": ([query(80_000, video=True), end(100_000), lost(110_000)], False, False),
     "stopped": ([join(1_000), start(1_100), stop(1_101)], False, True),
-    "stopped, then lost": ([query(95_000, video=True), stop(101_000), lost(130_000)], False, False),
+    "stopped, then lost": ([query(95_000, video=True), stop(101_000), lost(130_000)], False, None),
     "stopped, then left at once": ([join(9_000), start(9_100), stop(9_200), leave(9_201)], False, None),
     "left, nothing else known": ([leave(9_000)], False, False),
     "off by a query, then lost": ([start(1_000), query(11_000), lost(31_000)], False, None),

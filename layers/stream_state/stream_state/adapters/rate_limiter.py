@@ -59,8 +59,7 @@ class RateLimiter:
     def __init__(self, client: Any, settings: Settings, function: Function, clock: Clock = CLOCK) -> None:
         self._client = client
         self._item: Mapping[str, Any] = {"TableName": settings.table_name, "Key": _KEY}
-        self._function = function
-        self._clock = clock
+        self._function, self._clock = function, clock
         self._is_patient = function in {"sweep", "callback"}
         self._burst = settings.rtc_burst
         # Rounded up, so that the rate is never above the one configured.
@@ -71,8 +70,7 @@ class RateLimiter:
         self._queue: list[_Caller] = []
         # The item as last seen and the time of that, the end of a pause after a failure, the time of the next question.
         self._next_us = self._hold_us = self._seen_us = self._failure_us = self._turn_us = 0
-        self._spread_slots: float = 0
-        self._was_busy = False
+        self._spread_slots, self._was_busy = 0.0, False
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -200,7 +198,7 @@ class RateLimiter:
         if self._is_patient or opens_us <= now:
             spread = spread / 2 if is_granted else min(spread + SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS)
             # A slot that is free right after a grant shows that the sweeps do not use the whole rate.
-            self._spread_slots = 0 if is_granted and opens_us <= now else spread
+            self._spread_slots = 0.0 if is_granted and opens_us <= now else spread
             pause_us = int(self._clock.jitter(0, self._spread_slots) * self._interval_us)
             turn_us = max(opens_us, now) + pause_us
         self._turn_us = min(max(turn_us, self._hold_us), now + MAX_PAUSE_US)

@@ -131,17 +131,21 @@ class StateStore:
         else:
             self._keep(delivered, is_written=False)
 
-    def undelivered(self, most: int) -> list[StateRecord]:
-        """Records on the list that others have had the time to deliver, the oldest first."""
+    def undelivered(self, most: int, after: str | None = None) -> Page[StateRecord]:
+        """A page of the records on the list whose writers have had the time to deliver them, the oldest first."""
+        start = {"ExclusiveStartKey": json.loads(after)} if after else {}
         answer = self._table.call(
             "query",
             IndexName=INDEX,
             KeyConditionExpression="undelivered = :listed AND deliver_after <= :now",
             ExpressionAttributeValues=attributes({":listed": _LISTED, ":now": self._clock.now_ms()}),
             Limit=most,
+            **start,
         )
         targets = [_target(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"]]
-        return list(self.read(targets, to_merge=True).values()) if targets else []
+        records = self.read(targets, to_merge=True) if targets else {}
+        next_key = answer.get("LastEvaluatedKey")
+        return Page(list(records.values()), _json(next_key) if next_key else None)
 
     def set_recheck(self, record: StateRecord, due_ms: int) -> None:
         """Write when the recheck of a record is due; 0: none is."""

@@ -108,10 +108,13 @@ def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
     if on:
         newest = max(value.at_ms or 0 for value in on)
         return State(media, Value(value=True, at_ms=newest), is_contradicted)
-    present, disagree = _present(_ended(joined, connections), found, gone, skew_ms)
-    if is_contradicted and present.value is False and not gone:
-        # A query saw a stream of a user of whom the events say that the user has left.
-        present = Value(None, present.at_ms)
+    by_events = _ended(joined, connections)
+    present, disagree = _present(by_events, found, gone, skew_ms)
+    if by_events and present.value is False and not gone:
+        queries = [observations.get(f"{medium}.query") for medium in Medium]
+        if any(query and query.value and query.at_ms >= by_events.unsure_from_ms for query in queries):
+            # A query saw a stream, perhaps of a newer connection than the one that ended.
+            present = Value(None, present.at_ms)
     return State(media, present, is_contradicted or disagree)
 
 
@@ -164,7 +167,8 @@ def _off(ends: Sequence[tuple[Mark, int]], skew_ms: int) -> _Verdict:
     return _Verdict(
         value=False,
         seen_ms=max(mark.seen_ms for mark, _ in ends),
-        unsure_from_ms=max(mark.seen_ms - max(grace_ms, skew_ms) for mark, grace_ms in ends),
+        # The grace is by one clock, a query by the other.
+        unsure_from_ms=max(mark.seen_ms - grace_ms for mark, grace_ms in ends) - skew_ms,
     )
 
 

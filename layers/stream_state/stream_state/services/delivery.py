@@ -10,7 +10,6 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.documents import Answer, Message, ProblemMessage
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.outcomes import Outcome, Result
-from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
 from stream_state.observability import log_error, record
 from stream_state.settings import Settings
@@ -73,20 +72,22 @@ class Delivery:
     def drain(self, deadline: float, *, is_whole: bool = False) -> None:
         """Deliver changes that their observers did not deliver, and ask again for rechecks that were lost.
 
-        `is_whole`: until the list is empty or SQS or DynamoDB fails; else some changes.
+        `is_whole`: the whole list, unless SQS is down; else the oldest changes.
         """
-        seen = set[Target]()
+        after: str | None = None
         try:
             while self._clock.monotonic() < deadline:
-                # A record that is still listed after its turn could not be delivered or marked.
-                records = [listed for listed in self._store.undelivered(DRAIN_RECORDS) if listed.target not in seen]
-                self.send([Message(listed, "table") for listed in records if listed.is_undelivered], deadline)
-                for listed in records:
+                page = self._store.undelivered(DRAIN_RECORDS, after)
+                sent = self.send(
+                    [Message(listed, "table") for listed in page.entries if listed.is_undelivered], deadline
+                )
+                for listed in page.entries:
                     if not listed.is_undelivered:
                         self._settle(listed)
-                if not is_whole or len(records) < DRAIN_RECORDS:
+                after = page.next_key
+                is_down = bool(sent) and all(isinstance(to, DeliveryFailed) and to.retryable for to in sent)
+                if not is_whole or is_down or after is None:
                     return
-                seen |= {listed.target for listed in records}
         except StreamStateError as error:
             log_error(error)
 

@@ -65,14 +65,14 @@ class Lookup:
     @classmethod
     def from_settings(cls, settings: Settings, store: StateStore, function: Function) -> Self:
         """A lookup as the settings describe it, for the function that the rate limiter's metrics name."""
-        # A sweep and a recheck wait for their turn as long as they run: nobody waits for their answer.
-        waits = function in ("api", "task")
+        # Somebody waits for the answers of api and task. Sweeps and rechecks wait for their turn, and deliver.
+        is_asked = function in ("api", "task")
         return cls(
             VolcengineClient.from_settings(settings, function),
             store,
-            Recorder.from_settings(settings, store, delivers=function != "api"),
+            Recorder.from_settings(settings, store, delivers=not is_asked),
             queries=settings.rtc_query == "on",
-            max_wait_seconds=settings.rtc_max_wait_seconds if waits else math.inf,
+            max_wait_seconds=settings.rtc_max_wait_seconds if is_asked else math.inf,
             qps=settings.rtc_qps,
         )
 

@@ -112,7 +112,8 @@ def signing(turns: int = 2000) -> dict[str, float]:
         request = Request()
         request.method, request.path, request.query, request.headers = "GET", "/", queries[user], {"Host": host}
         First.sign(request, credentials)
-        return request.headers
+        headers: Mapping[str, str] = request.headers
+        return headers
 
     def second(user: str) -> Mapping[str, str]:
         headers = {"Host": host}

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -97,14 +98,12 @@ def everywhere(kind: str, ways: tuple[str, ...] = EVERY) -> dict[str, str]:
 ALWAYS = float("inf")
 
 
-def always(step: str, fault: simulator.Fault) -> tuple[AtStep, ...]:
-    """Each call at a step meets this."""
-    return ((step, fault, ALWAYS),)
+def always(step: str, fault: simulator.Fault, times: float = ALWAYS) -> tuple[AtStep, ...]:
+    """Each call at a step meets this, or the first ones."""
+    return ((step, fault, times),)
 
 
-def once(step: str, fault: simulator.Fault) -> tuple[AtStep, ...]:
-    """The first call at a step meets this."""
-    return ((step, fault, 1),)
+once = partial(always, times=1)
 
 
 def raw(data: bytes) -> simulator.Fault:

@@ -45,14 +45,15 @@ class History:
         """Let it happen, and judge it."""
         for event in self.model.events:
             self._plan(event)
+        targets = list(map(_target, self.model.user_ids)) if self._loss or self._fault else []
+        while not self._on_instance(lambda instance: instance.watch(targets, 30 * 86_400)):
+            pass
         for _ in range(self._rng.choice((0, 1, 2)) if self._fault else 0):
             since_ms = self._rng.choice(self.model.events).at_ms - self._rng.randint(0, 3_000)
             # Longer than the vendor's three tries of the last event.
             until_ms = min(since_ms + self._rng.choice((5_000, 60_000, HOUR_MS)), self._last_ms + 5_000)
             self._outages.append((self._rng.choice(("table", "queue")), since_ms, until_ms))
         self.after(self._rng.randint(0, self._poll_ms), self.poll)
-        if self._loss or self._fault:
-            self._on_instance(lambda instance: instance.watch(map(_target, self.model.user_ids), 30 * 86_400))
         while self.clock.ms < self._last_ms + TAIL_MS and not self._is_over():
             self._next_action()
         self._judge_the_end()

@@ -222,12 +222,13 @@ NOT_EVERYBODY = ("NaN", "a number without bounds", "State twice")
 
 # A caller whose waiting is over while all calls are on hold gets the limit's own error.
 THROTTLED = "RtcThrottled|QuotaExceeded"
+# The code decides: where the status speaks for another kind, the code comes with that status too.
 CODES = {
-    "TargetNotFound": "InternalError.RoomNotFound 404, InternalError.UserNotFound 404, UnknownUser 400, "
-    "RoomNotExist 400, UserNotExist 400",
-    THROTTLED: "FlowLimitExceeded 429, FlowLimitExceeded.Account 400, AccountFlowLimitExceeded 429, "
-    "InternalError.ReachRateLimit 500",
-    "RtcActionRetired": "InvalidActionOrVersion 404, UnknownAction 404, UnknownVersion 400",
+    "TargetNotFound": "InternalError.RoomNotFound 404 500, InternalError.UserNotFound 404 500, UnknownUser 400 500, "
+    "RoomNotExist 400 500, UserNotExist 400 500",
+    THROTTLED: "FlowLimitExceeded 429 200, FlowLimitExceeded.Account 400 200, AccountFlowLimitExceeded 429 200, "
+    "InternalError.ReachRateLimit 500 200",
+    "RtcActionRetired": "InvalidActionOrVersion 404 200, UnknownAction 404 200, UnknownVersion 400 200",
     "RtcAccessDenied": "InvalidAccessKey 401, InvalidClientTokenId 401, SignatureDoesNotMatch 401, "
     "InvalidSecretToken 401, MissingAuthenticationToken 401, MissingSignature 401, InvalidTimestamp 403, "
     "InvalidAuthorization 400, InvalidCredential 400, LackPolicy 403, LackProjectPolicy 403, AccessDenied 403, "
@@ -235,8 +236,8 @@ CODES = {
     "RtcRequestRefused": "InvalidParameter 400, InvalidParameter.RoomId 400, ErrorParameter 400, "
     "ErrorParameter.Format 400, MissingParameter 400, MissingParameter.AppId 400, MissingRequestInfo 400, "
     "ServiceNotFound 404, MethodNotAllowed 405",
-    "RtcUnavailable": "InternalError 500, InternalServiceError 500, InternalError.RPC 500, InternalError.Unknown 500, "
-    "ServiceUnavailableTemp 503",
+    "RtcUnavailable": "InternalError 500 200, InternalServiceError 500 200, InternalError.RPC 500 200, "
+    "InternalError.Unknown 500 200, ServiceUnavailableTemp 503 200",
     "RtcUnavailable 504": "InternalServiceTimeout 504",
 }
 STATUSES = {
@@ -245,21 +246,19 @@ STATUSES = {
     "RtcUnavailable 504": (504,),
     THROTTLED: (429,),
 }
-# The code decides: where the status speaks for another kind, the code comes with this one too.
-ANY_STATUS = {"TargetNotFound": 500, THROTTLED: 200, "RtcUnavailable": 200, "RtcActionRetired": 200}
 
 
 def refusal_faults() -> Iterator[Fault]:
     for expected, codes in CODES.items():
         throttled = expected == THROTTLED
-        for code, usual in (entry.split() for entry in codes.split(", ")):
-            for sent in dict.fromkeys((int(usual), ANY_STATUS.get(expected, int(usual)))):
+        for code, *statuses in (entry.split() for entry in codes.split(", ")):
+            for sent in map(int, statuses):
                 ways = ("ask",) if throttled else next(IN_TURN)
                 fault, absent = error(code, sent, 100000, ECHO), expected == "TargetNotFound"
                 name = f"{code} with {sent}"
                 yield Fault("vendor: codes", name, everywhere(expected, ways), fault, absent=absent, slow=throttled)
-    for expected, statuses in STATUSES.items():
-        for status in statuses:
+    for expected, every in STATUSES.items():
+        for status in every:
             ways = ("task",) if expected == THROTTLED else next(IN_TURN)
             location = {"Location": f"http://127.0.0.1:1/{ECHO}", "Content-Type": "text/html"}
             page = canned(status, b"" if status in {204, 304} else f"<html>{ECHO}</html>", location)

@@ -443,6 +443,18 @@ def test_a_block_holds_no_slot_that_comes_too_late() -> None:
     assert table.calls["write"] <= 8
 
 
+def test_a_block_leaves_out_a_thread_with_a_shorter_deadline() -> None:
+    # Given a burst of 2 and 2 calls a second: one slot is free during the first write, and the next one in 0.5 s
+    latencies = itertools.chain([0.05], itertools.repeat(0.0))
+    table = SlowTable(CLOCK, lambda: next(latencies))
+    began = CLOCK.now()
+    # When two threads queue up, and the second cannot wait for 0.5 s
+    outcomes = call_side_by_side(make_limiter(CLOCK, table, qps=2, burst=2), 3, 3, 0.3)
+    # Then it is refused, and no slot is lost
+    assert outcomes == {"granted": 2, "refused": 1}
+    assert int(table.item["next_us"]["N"]) / 1e6 - began == pytest.approx(1, abs=0.2)
+
+
 def test_a_thread_is_refused_at_its_deadline_while_another_still_asks() -> None:
     # Given a first thread whose write takes longer than the second thread can wait
     is_refused = threading.Event()

@@ -69,15 +69,12 @@ class StateStore:
         delivers: bool = False,
         is_recheck: bool = False,
     ) -> Merge:
-        """Merge observations into the record of a target and write it; exact repeats are not written.
+        """Merge observations into the record of a target and write it.
 
         `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
         `is_recheck`: the record's recheck is done with this.
         """
         kept = self._kept_record(target)
-        if kept and kept.is_undelivered and kept.merged(observations, 0).is_repeat:
-            # Others may have delivered the change meanwhile: the refused write brings the stored record.
-            kept = None
         if before is None or (kept and kept.revision >= before.revision):
             before = kept or StateRecord(target, skew_ms=self._skew_ms)
         merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck)
@@ -184,10 +181,11 @@ class StateStore:
         self, record: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False
     ) -> Merge:
         """Merge and write, again with the stored record each time that others have written meanwhile."""
-        for _ in range(MAX_TRIES):
+        for tries in range(MAX_TRIES):
             now_ms = self._clock.now_ms()
             merge = record.merged(observations, now_ms)
-            if merge.is_repeat and not is_recheck:
+            # The first record may be an older one that this instance kept: only the write shows what is stored.
+            if tries and merge.is_repeat and not is_recheck:
                 return merge
             recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.

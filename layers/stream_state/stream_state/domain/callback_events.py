@@ -20,6 +20,7 @@ _EARLIEST_MS = 10**12
 _MAX_DIGITS = 20
 _SIGNED = ("EventType", "EventData", "EventTime", "EventId", "AppId", "Version", "Nonce")
 FIELDS = (*_SIGNED, "Signature")
+_DEVICE = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _STREAM = re.compile(rf"User({'|'.join(MEDIA_TYPES)})Stream(Start|Stop)")
 _JOINS = frozenset({"UserJoinRoom", "InvisibleUserJoinRoom"})
 _LEAVES = frozenset({"UserLeaveRoom", "InvisibleUserLeaveRoom"})
@@ -76,7 +77,8 @@ class CallbackEvent:
         event_type = fields["EventType"]
         user_id = None if event_type == _ROOM_ENDS else parse_id(data.get("UserId"), "UserId")
         device = data.get("DeviceType")
-        mark = Mark(at_ms, min(at_ms, received_at_ms), device=device if isinstance(device, str) and device else None)
+        is_name = isinstance(device, str) and _DEVICE.fullmatch(device) is not None
+        mark = Mark(at_ms, min(at_ms, received_at_ms), device=device if is_name else None)
         room_id = parse_id(data.get("RoomId"), "RoomId")
         kind = _kind(event_type, data.get("Reason"))
         return cls(fields["AppId"], room_id, user_id, at_ms, kind, mark, has_plausible_time)

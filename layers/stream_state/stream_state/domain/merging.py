@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Self
 
 from stream_state.domain.observations import Mark, Observations
-from stream_state.domain.states import SKEW_MS, State, state_of
+from stream_state.domain.states import SKEW_MS, State, is_end_of_connection, state_of
 from stream_state.domain.targets import Target
 
-_QUERY_KINDS = frozenset({"found", "absent"})
+_QUERY_KINDS = frozenset({"found", "absent", "streaming"})
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,22 @@ class StateRecord:
 
     @property
     def is_undelivered(self) -> bool:
-        """Whether the last change was not delivered; a new target of which nothing is known has no change."""
-        return self.sequence > self.delivered_sequence and (self.delivered is not None or self.state.is_known)
+        """Whether the last change was not delivered."""
+        return self.sequence > self.delivered_sequence
 
     def merged(self, observations: Observations, now_ms: int) -> "Merge":
         """The record with more observations."""
         latest = {**self.observations}
         for kind, mark in observations.items():
-            latest[kind] = mark.merged(latest.get(kind))
+            kept_as = _kept_as(kind, mark)
+            latest[kept_as] = mark.merged(latest.get(kept_as))
         merged = replace(self, observations=latest)
+        if not self.sequence:
+            # A new target of which nothing is known has no change to deliver.
+            delivered_sequence = 0 if merged.state.is_known else now_ms
+            return Merge(self, replace(merged, sequence=now_ms, delivered_sequence=delivered_sequence))
         is_changed = merged.state.values != self.state.values
-        sequence = self.sequence + is_changed if self.sequence else now_ms
-        return Merge(self, replace(merged, sequence=sequence))
+        return Merge(self, replace(merged, sequence=self.sequence + is_changed))
 
     def with_delivery(self, values: Mapping[str, bool | None], sequence: int) -> Self:
         """The record after the delivery of the values of a sequence."""
@@ -95,6 +99,11 @@ class Merge:
         values = self.after.state.values
         is_turned = any({was, values[name]} == {True, False} for name, was in self.before.state.values.items())
         return is_turned and any(not _is_of_query(kind) for kind in self.after.observations)
+
+
+def _kept_as(kind: str, mark: Mark) -> str:
+    """The kind under which a mark is kept: the end of one device's connection must not hide that of another's."""
+    return f"{kind}@{mark.device}" if mark.device and is_end_of_connection(kind) else kind
 
 
 def _is_of_query(kind: str) -> bool:

@@ -4,7 +4,7 @@ Observations are kept by their kind, the latest of each kind. The kinds of a med
 `<medium>.start`, `<medium>.stop` (the stream was stopped) and `<medium>.cut` (the stream ended with its connection).
 The kinds of a user are `join`, `leave` (a connection was closed), `lost` (a connection was lost, or ended for a reason
 that is not known), `end` (the room ended, or the user was kicked), `found` and `absent` (a query found the user, or did
-not).
+not) and `streaming` (a query found a medium on). Ends of connections are kept by device too, as in `leave@web`.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,8 @@ class QueryResult:
         marks = {
             f"{medium}.query": Mark(self.sent_at_ms, self.sent_at_ms, value) for medium, value in self.media.items()
         }
-        return {**marks, "found": Mark(self.sent_at_ms, self.sent_at_ms)}
+        more = ("found", "streaming") if any(self.media.values()) else ("found",)
+        return {**marks, **dict.fromkeys(more, Mark(self.sent_at_ms, self.sent_at_ms))}
 
 
 def not_found(sent_at_ms: int) -> Observations:

@@ -5,6 +5,7 @@ two clocks differ and how long a query lags behind the events: a query overrules
 more than the skew.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -91,17 +92,27 @@ class _Connections:
     skew_ms: int
 
 
+def is_end_of_connection(kind: str) -> bool:
+    """Whether observations of a kind end one connection, of which a user can have several."""
+    return kind in {"leave", "lost"} or kind.endswith(".cut")
+
+
 def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
     """The state by all observations: their order and their repeats do not matter."""
     join, found, gone = (observations.get(kind) for kind in ("join", "found", "absent"))
     if gone and found and found.at_ms >= gone.at_ms:
         gone = None
     joined = _latest([join, *(observations.get(f"{medium}.start") for medium in Medium)])
-    ends = [(observations[kind], grace_ms) for kind, grace_ms in _GRACE_MS.items() if kind in observations]
+    marks: dict[str, list[Mark]] = defaultdict(list)
+    for kind, mark in observations.items():
+        marks[kind.partition("@")[0]].append(mark)
+    ends = [(mark, grace_ms) for kind, grace_ms in _GRACE_MS.items() for mark in marks[kind]]
     connections = _Connections(join, joined, ends, skew_ms)
     media, is_contradicted = {}, False
     for medium in Medium:
-        by_events = _medium_by_events(medium, observations, connections)
+        start, stop = (observations.get(f"{medium}.{kind}") for kind in ("start", "stop"))
+        cuts = [(mark, LOST_GRACE_MS) for mark in marks[f"{medium}.cut"]]
+        by_events = _medium_by_events(start, stop, replace(connections, ends=[*ends, *cuts]))
         media[medium], disagree = _medium(by_events, observations.get(f"{medium}.query"), gone, skew_ms)
         is_contradicted |= disagree
     on = [value for value in media.values() if value.value]
@@ -110,19 +121,15 @@ def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
         return State(media, Value(value=True, at_ms=newest), is_contradicted)
     by_events = _ended(joined, connections)
     present, disagree = _present(by_events, found, gone, skew_ms)
-    if by_events and present.value is False and not gone:
-        queries = [observations.get(f"{medium}.query") for medium in Medium]
-        if any(query and query.value and query.at_ms >= by_events.unsure_from_ms for query in queries):
-            # A query saw a stream, perhaps of a newer connection than the one that ended.
-            present = Value(None, present.at_ms)
+    streaming = observations.get("streaming")
+    if by_events and present.value is False and not gone and streaming and streaming.at_ms >= by_events.unsure_from_ms:
+        # A query saw a stream, perhaps of a newer connection than the one that ended.
+        present = Value(None, present.at_ms)
     return State(media, present, is_contradicted or disagree)
 
 
-def _medium_by_events(medium: Medium, observations: Observations, connections: _Connections) -> _Verdict | None:
-    """The value of a medium by its starts and stops and by the ends; None if no event says anything of it."""
-    start, stop, cut = (observations.get(f"{medium}.{kind}") for kind in ("start", "stop", "cut"))
-    if cut:
-        connections = replace(connections, ends=[*connections.ends, (cut, LOST_GRACE_MS)])
+def _medium_by_events(start: Mark | None, stop: Mark | None, connections: _Connections) -> _Verdict | None:
+    """The value of a medium by its start and stop and by the ends; None if no event says anything of it."""
     verdict, joined = _ended(start, connections), connections.joined
     if stop is None or (start and start.at_ms >= stop.at_ms):
         return verdict

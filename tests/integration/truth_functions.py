@@ -81,7 +81,7 @@ def on_one_thread() -> Iterator[None]:
         stack.callback(logging.disable, logging.NOTSET)
         for module in (callbacks, delivery, lookup):
             stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlinePool))
-        stack.enter_context(patch.object(merging, "state_of", Remembered(merging.state_of)))
+        stack.enter_context(patch.object(merging, "state_of", Remembered(vars(merging)["state_of"])))
         stack.enter_context(patch.object(watch_pass, "Thread", lambda **_: idle))
         yield
 
@@ -114,13 +114,22 @@ class Instance:
         if operation != "put_item":
             return partial(self._request, "table", work)
         self._world.let_others_in()
-        return partial(self._request, "table", lambda **parameters: (work(**parameters), self.commit())[0])
+
+        def write(**parameters: Any) -> Any:
+            answer = work(**parameters)
+            self.commit()
+            return answer
+
+        return partial(self._request, "table", write)
 
     def send(self, messages: Sequence[Mapping[str, Any]], deadline: float) -> list[str | DeliveryFailed]:
         try:
-            return self._request("queue", lambda: [self._world.judge.deliver(message) for message in messages])
+            sent: list[str | DeliveryFailed] = self._request(
+                "queue", lambda: [self._world.judge.deliver(message) for message in messages]
+            )
         except DeliveryFailed as error:
             return [error] * len(messages)
+        return sent
 
     def keep(self, text: str, received_at_ms: int) -> None:
         event = {"text": text, "received_at_ms": received_at_ms, "said": self.said}

@@ -37,7 +37,7 @@ class History:
         self.judge = Judge(self.model, self.clock, self.table, skew_ms, **can, has_lost=bool(self._loss or self._fault))
         self.found = self.judge.found
         self._outages: list[tuple[str, int, int]] = []
-        self._actions: list[tuple[int, int, Callable[[], None]]] = []
+        self._actions: list[tuple[int, int, Callable[[], Any]]] = []
         self._instances: list[Instance] = []
         self._last_ms = max(event.at_ms for event in self.model.events)
 
@@ -62,7 +62,8 @@ class History:
     def after(self, delay_ms: int, action: Callable[..., None], **arguments: Any) -> None:
         """Do something after a delay."""
         self.found["actions"] += 1
-        heapq.heappush(self._actions, (self.clock.ms + delay_ms, self.found["actions"], partial(action, **arguments)))
+        call: Callable[[], Any] = partial(action, **arguments)
+        heapq.heappush(self._actions, (self.clock.ms + delay_ms, self.found["actions"], call))
 
     def let_others_in(self) -> None:
         """Now and then something else happens on another instance just before a write."""
@@ -175,7 +176,7 @@ class History:
         self.judge.look_if_expired()
         if self._is_expired_deleted:
             self.table.items[PARTITION] = {
-                user: item for user in self.model.user_ids if (item := self.judge.item(user))
+                user: dict(item) for user in self.model.user_ids if (item := self.judge.item(user))
             }
         action()
         self.judge.look()

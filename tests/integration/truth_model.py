@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -147,7 +147,15 @@ class _User:
         taken_over = partial(self._change_connection, 1_000, "userLeave", "duplicateLogin", None)
         reloaded = partial(self._change_connection, 4_900, "userLeave")
         turned = partial(self._change_connection, 300, "userLeave", is_turned=True)
-        steps = [self._toggle, self._drop, self._leave, taken_over, reloaded, turned, self._ban]
+        steps: list[Callable[[], object]] = [
+            self._toggle,
+            self._drop,
+            self._leave,
+            taken_over,
+            reloaded,
+            turned,
+            self._ban,
+        ]
         for _ in range(self._rng.randint(1, 7)):
             self.at_ms += self._model.pause_ms()
             if self._now:

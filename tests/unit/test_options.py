@@ -1,6 +1,7 @@
 """Key, topic, boundary and VPC in every combination: the template stays valid, and each takes effect where it ought."""
 
 import re
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -29,7 +30,7 @@ OWN = {
 NO_VALUE = {"Ref": "AWS::NoValue"}
 PLACE = (None, None)
 # Where the key of the stack's owner is named.
-KEY_OF = {
+KEY_OF: dict[str, Callable[[Any], Any]] = {
     "AWS::DynamoDB::Table": lambda properties: properties["SSESpecification"].get("KMSMasterKeyId"),
     "AWS::Lambda::Function": lambda properties: properties.get("KmsKeyArn"),
     "AWS::Logs::LogGroup": lambda properties: properties.get("KmsKeyId"),

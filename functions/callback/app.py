@@ -1,15 +1,16 @@
 """The vendor's callback events, from API Gateway and from the retry queue, and the rechecks in that queue."""
 
 import os
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stream_state.adapters.api_gateway import Request, json_response, problem_response, route
+from stream_state.adapters.api_gateway import Request, json_response, problem_response
 from stream_state.adapters.queues import RetryQueue, messages_of, parse_recheck
+from stream_state.clock import CLOCK
+from stream_state.domain.parsing import invalid
 from stream_state.errors import CredentialsUnavailable, InvalidRequest, StreamStateError
 from stream_state.observability import entry_point, log_error, logger, record, record_error
 from stream_state.services.callbacks import Callbacks
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stream_state.adapters.queues import QueueMessage
     from stream_state.services.lookup import Lookup
 
+PATH = "/callbacks/rtc"
 # The vendor gives up after 5 s: an event that is not done before this goes to the retry queue, which takes 1.4 s.
 RECEIVE_SECONDS = 3
 # The end of a room stops, and nothing more is sent, while there is time to answer.
@@ -28,7 +30,7 @@ STOP_SECONDS = 2.5
 # The function's own time that is kept to answer for a batch of the retry queue.
 RESERVE_SECONDS = 1
 # The dimension of `CallbackRefused`, by the HTTP status of the refusal.
-REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}
+REASONS = {400: "malformed", 404: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}
 # A message of the retry queue that is refused so often is refused for good.
 MAX_REFUSALS = 3
 
@@ -43,12 +45,15 @@ workers = ThreadPoolExecutor(4)
 def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     """Receive the event of a request, or the messages of a batch of the retry queue."""
     if isinstance(event, Mapping) and "Records" in event:
-        deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
+        deadline = CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
         failed = [message.id for message in messages_of(event) if not receive_again(message, deadline)]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
-    route(event)
+    if not (isinstance(event, Mapping) and isinstance(event.get("requestContext"), Mapping)):
+        raise invalid("the event", "must be a request of API Gateway, or a batch of CallbackRetryQueue's messages")
     try:
         request = Request(event)
+        if not request.path.endswith(PATH):
+            raise InvalidRequest(f"This function answers POST {PATH} only.", status=HTTPStatus.NOT_FOUND)
         receive(request.event_text(), request.received_at_ms)
     except StreamStateError as error:
         log_refusal(error)
@@ -58,7 +63,7 @@ def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
 
 def receive(text: str, received_at_ms: int) -> None:
     """Receive a callback event; a verified event that cannot be stored or delivered now goes to the retry queue."""
-    started = time.monotonic()
+    started = CLOCK.monotonic()
     try:
         event = workers.submit(callbacks.verified, text, received_at_ms).result(RECEIVE_SECONDS)
     except TimeoutError:
@@ -66,7 +71,7 @@ def receive(text: str, received_at_ms: int) -> None:
     is_done = False
     try:
         received = workers.submit(callbacks.receive, event, started + STOP_SECONDS)
-        is_done = received.result(max(started + RECEIVE_SECONDS - time.monotonic(), 0))
+        is_done = received.result(max(started + RECEIVE_SECONDS - CLOCK.monotonic(), 0))
     except StreamStateError as error:
         log_error(error)
     except TimeoutError:
@@ -78,7 +83,7 @@ def receive(text: str, received_at_ms: int) -> None:
 def receive_again(message: "QueueMessage", deadline: float) -> bool:
     """Whether a message of the retry queue is done: an event, which counts from its first arrival, or a recheck."""
     try:
-        if recheck := parse_recheck(message.body):
+        if recheck := parse_recheck(message.body, settings.rtc_app_ids):
             callbacks.recheck(*recheck, lookup(), retry_queue, deadline)
             return True
         return callbacks.receive(callbacks.verified(message.body, message.received_at_ms), deadline)

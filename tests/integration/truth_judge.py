@@ -145,13 +145,13 @@ class Judge:
                 self.found["null_ms"] += on_ms if self._shown[user_id][medium] is None else 0
 
     def _is_right(self, user_id: str, name: str) -> bool:
-        """Whether the record says what the model says, or does not know what the vendor cannot tell."""
+        """Whether the record says what the model says, or does not know what the vendor cannot say."""
         value, now_ms = self._shown[user_id][name], self._clock.now_ms()
         is_on, is_there = (self._model.spell(user_id, wanted, now_ms) is not None for wanted in (name, PRESENT))
         if value is None:
-            is_told = self._absent_is_error and not is_there
-            return (user_id, name) not in self._was_known or (not is_told if name == PRESENT else is_told)
-        # Four zeros do not tell that a user has gone whose leave was lost.
+            is_reported = self._absent_is_error and not is_there
+            return (user_id, name) not in self._was_known or (not is_reported if name == PRESENT else is_reported)
+        # Four zeros do not show that a user whose leave was lost has gone.
         is_misled = name == PRESENT and self._has_lost and not self._absent_is_error
         return value is is_on or (value and is_misled)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import CodeType, SimpleNamespace
+from types import CodeType
 from typing import Any, Literal
 
 import pytest
@@ -417,7 +417,7 @@ class World:
         replaced = {"settings", "table", "store", "watch_list", "lookup", "delivery", "sweep"}
         for attribute in own.keys() & vars(module).keys() & replaced:
             monkeypatch.setattr(module, attribute, own[attribute])
-        monkeypatch.setattr(lookup_module, "time", SimpleNamespace(monotonic=self.clock.monotonic))
+        monkeypatch.setattr(lookup_module, "CLOCK", self.clock)
         return module
 
     def record(self, target: Target) -> StateRecord | None:

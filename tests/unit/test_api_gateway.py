@@ -164,8 +164,8 @@ def test_a_body_has_at_most_a_quarter_of_a_mebibyte(more: int) -> None:
 
 
 def test_a_number_in_a_query_is_whole_and_short() -> None:
-    assert [whole_number(text) for text in ("0", "60", "0005")] == [0, 60, 5]
-    for text in ("", "5.0", "+5", "-1", " 5", "99999", "\N{ARABIC-INDIC DIGIT FIVE}", "five"):
+    assert [whole_number(text) for text in ("0", "60", "0005", "5.0")] == [0, 60, 5, 5]
+    for text in ("", "5.5", "+5", "-1", " 5", "5.", "1234567890", "\N{ARABIC-INDIC DIGIT FIVE}", "five"):
         assert whole_number(text) == text
 
 

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from itertools import repeat
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,7 +70,7 @@ class Endpoint:
         monkeypatch.setattr(self.module, "callbacks", self.receiver.callbacks)
         monkeypatch.setattr(self.module, "retry_queue", retry_queue)
         monkeypatch.setattr(self.module, "lookup", lambda: world.lookup)
-        monkeypatch.setattr(self.module, "time", SimpleNamespace(monotonic=world.clock.monotonic))
+        monkeypatch.setattr(self.module, "CLOCK", world.clock)
         monkeypatch.setattr(api_gateway, "CLOCK", world.clock)
         self.request = samples("callback")["callback/stream-start-http-api"]
 

@@ -252,7 +252,7 @@ def test_a_recheck_comes_as_a_delayed_message(target: Target, capsys: pytest.Cap
         "recheck": {"app_id": "app-1", "room_id": "class-1", "user_id": "teacher"},
         "tries": 2,
     }
-    assert parse_recheck(message["MessageBody"]) == (target, 2)
+    assert parse_recheck(message["MessageBody"], ["app-1"]) == (target, 2)
     assert metrics(capsys) == {"Rechecks": [1.0]}
 
 
@@ -265,15 +265,29 @@ def test_a_recheck_comes_as_a_delayed_message(target: Target, capsys: pytest.Cap
         "7",
         '{"EventType": "UserJoinRoom", "EventData": "{}"}',
         '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}, "tries": 0, "EventType": "UserJoinRoom"}',
-        '{"recheck": {"app_id": "a", "room_id": "r"}, "tries": 0}',
-        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": 7}, "tries": 0}',
-        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}, "tries": "0"}',
-        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}}',
-        '{"recheck": "u", "tries": 0}',
+        '{"recheck": {"app_id": "app-1", "room_id": "r", "user_id": "u"}}',
     ],
 )
 def test_no_other_text_is_a_recheck(body: str) -> None:
-    assert parse_recheck(body) is None
+    assert parse_recheck(body, ["app-1"]) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "tries"),
+    [
+        ({"app_id": "app-1", "room_id": "r"}, 0),
+        ({"app_id": "app-1", "room_id": "r", "user_id": 7}, 0),
+        ({"app_id": "app-1", "room_id": "x&AppId=other", "user_id": "u"}, 0),
+        ({"app_id": "another", "room_id": "r", "user_id": "u"}, 0),
+        ({"app_id": "\ud800", "room_id": "r", "user_id": "u"}, 0),
+        ({"app_id": "app-1", "room_id": "r", "user_id": "u"}, "0"),
+        ({"app_id": "app-1", "room_id": "r", "user_id": "u"}, -1),
+        ("u", 0),
+    ],
+)
+def test_a_malformed_recheck_is_refused(target: object, tries: object) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_recheck(json.dumps({"recheck": target, "tries": tries}), ["app-1"])
 
 
 @pytest.mark.parametrize(("url", "moved"), [("https://sqs/dead", True), ("", False)], ids=["a queue", "none"])

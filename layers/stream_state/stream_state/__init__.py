@@ -1,4 +1,4 @@
-"""Who publishes audio, video and screens in Volcengine RTC rooms: everything the entry points share."""
+"""The shared package of the entry points: the stream states of users in Volcengine RTC rooms."""
 
 import gc
 

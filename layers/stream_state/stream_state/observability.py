@@ -98,4 +98,4 @@ def _correlation_id(event: Any) -> str | None:
         return None
     request = event.get("requestContext")
     found = request.get("requestId") if isinstance(request, dict) else event.get("id")
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and found.isascii() else None

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -23,7 +24,7 @@ from stream_state.observability import log_error
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_TOKEN_LENGTH = 1024
-# An event whose time is further from now was not received just now.
+# A request whose time differs from now by more than this counts as received now.
 MAX_DELAY_MS = 60_000
 # Characters that stand in a path as they are (RFC 3986), besides letters and digits; also the % of an encoded path.
 _IN_PATHS = "/-._~!$&'()*+,;=:@%"
@@ -39,11 +40,17 @@ class Request:
         self.deadline = deadline
 
     @property
+    def path(self) -> str:
+        """The path, decoded in payload 2.0, encoded in payload 1.0."""
+        path = self._event.get("rawPath") or self._event.get("path")
+        return path if isinstance(path, str) else "/"
+
+    @property
     def received_at_ms(self) -> int:
         """When API Gateway received the request, in milliseconds since 1970."""
         now_ms = CLOCK.now_ms()
         context = self._event["requestContext"]
-        time_ms = context.get("timeEpoch", context.get("requestTimeEpoch"))
+        time_ms = context.get("timeEpoch") or context.get("requestTimeEpoch")
         return time_ms if isinstance(time_ms, int) and 0 <= now_ms - time_ms <= MAX_DELAY_MS else now_ms
 
     def path_id(self, name: str) -> str:
@@ -67,6 +74,8 @@ class Request:
     def query(self, names: Collection[str]) -> Mapping[str, str]:
         """The query's parameters; the values of a repeated parameter are joined by commas, as in payload 2.0."""
         several = self._object("multiValueQueryStringParameters")
+        if not all(isinstance(values, list | None) for values in several.values()):
+            raise invalid("the query", "must have lists of values")
         texts = {name: [str(value) for value in values or () if value is not None] for name, values in several.items()}
         joined = {name: ",".join(values) for name, values in texts.items() if values}
         single = self._object("queryStringParameters")
@@ -132,31 +141,31 @@ def respond(event: Any, routes: Mapping[str, Callable[[Request], Response]], dea
 
 def _refuse_route(_: Request) -> Response:
     """Refuse a route of another function; API Gateway does not send one here of itself."""
-    raise InvalidRequest("This path and method are no route of this function.", status=HTTPStatus.NOT_FOUND)
+    detail = "The path and the method are no route of this API: see its OpenAPI document."
+    raise InvalidRequest(detail, status=HTTPStatus.NOT_FOUND)
 
 
 def whole_number(text: str) -> int | str:
-    """The number if the text is one of few digits, else the text."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < len("10000") else text
+    """The number if the text is a short one, such as 10 or 10.0; else the text."""
+    is_number = re.fullmatch(r"[0-9]{1,9}(\.0+)?", text, re.ASCII)
+    return int(text.partition(".")[0]) if is_number else text
 
 
 def page_key(query: Mapping[str, str], parts: int) -> str | None:
     """The key in a `next_token`, None for the first page; keys of the list asked for have so many parts."""
     if "next_token" not in query:
         return None
-    token = query["next_token"]
+    key, token = "", query["next_token"]
     try:
-        if len(token) > MAX_TOKEN_LENGTH:
-            raise invalid("next_token", "is too long")
-        key = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(token if len(token) <= MAX_TOKEN_LENGTH else "", altchars=b"-_", validate=True).decode()
         # DynamoDB refuses some keys, and finds nothing after a key of another list. Only an AppId can hold a #.
         found = key.rsplit("#", parts - 1)
-        if len(found) < parts:
-            raise invalid("next_token", "is of another list")
         for part in found[-2:]:
             parse_id(part, "next_token")
     except (ValueError, InvalidRequest):
-        raise invalid("next_token", "was not given by this API") from None
+        found = []
+    if len(found) < parts:
+        raise invalid("next_token", "was not given by this API")
     return key
 
 
@@ -180,6 +189,6 @@ def problem_response(error: StreamStateError, event: Mapping[str, Any]) -> Respo
     """An error as a problem document."""
     request_id = event["requestContext"].get("requestId")
     # Payload 2.0 has the path decoded; a problem has it as a URI.
-    instance = quote(event.get("rawPath") or event.get("path") or "/", _IN_PATHS, errors="replace")
+    instance = quote(Request(event).path, _IN_PATHS, errors="replace")
     document = error.problem(instance=instance, request_id=request_id)
     return json_response(error.status, document, "application/problem+json", error.retry_after)

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.adapters import aws
 from stream_state.clock import CLOCK, Clock
-from stream_state.domain.parsing import JsonError, invalid, parse_json
+from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target, parse_whole_number
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record, record_error
@@ -28,6 +28,8 @@ BACKOFF_SECONDS = 0.2
 # The attribute of a kept callback event that says when it was received, in milliseconds since 1970.
 RECEIVED = "received_at_ms"
 RECHECK_DELAY_SECONDS = 6
+# A recheck that failed in a way that may pass is repeated at most this often.
+MAX_RECHECKS = 5
 
 type Message = Mapping[str, Any]
 type Entry = SendMessageBatchRequestEntryTypeDef
@@ -147,17 +149,17 @@ class RetryQueue:
             raise _failure(aws.error_code(error), retryable=True) from None
 
 
-def parse_recheck(body: str) -> tuple[Target, int] | None:
+def parse_recheck(body: str, app_ids: Sequence[str]) -> tuple[Target, int] | None:
     """Target and tries of a recheck message; None for any other text, such as a callback event."""
     try:
         message = parse_json(body)
     except JsonError:
         return None
-    match message:
-        case {"recheck": {"app_id": str(app), "room_id": str(room), "user_id": str(user)}, "tries": int(tries), **more}:
-            # A callback event may have any fields that its signature does not cover, but never these alone.
-            return None if more else (Target(app, room, user), tries)
-    return None
+    # A callback event may have any fields that its signature does not cover, but never these alone.
+    if not isinstance(message, dict) or message.keys() != {"recheck", "tries"}:
+        return None
+    target = parse_target(message["recheck"], app_ids, "recheck")
+    return target, parse_whole_number(message["tries"], "tries", 0, MAX_RECHECKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +194,13 @@ def _is_message(entry: object) -> bool:
 def _message(entry: Mapping[str, Any]) -> QueueMessage:
     try:
         attributes = entry["attributes"]
-        received = entry.get("messageAttributes", {}).get(RECEIVED, {}).get("stringValue", attributes["SentTimestamp"])
+        received = (
+            (entry.get("messageAttributes") or {}).get(RECEIVED, {}).get("stringValue", attributes["SentTimestamp"])
+        )
         return QueueMessage(
             entry["messageId"], str(entry["body"]), int(received), int(attributes["ApproximateReceiveCount"])
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return QueueMessage(entry["messageId"], "", 0, 0)
 
 

@@ -148,7 +148,7 @@ class RateLimiter:
             self._refuse(was_denied=was_denied)
 
     def _refuse(self, *, was_denied: bool) -> None:
-        """Let those callers in the queue go who can get no slot; patient ones not before their deadlines."""
+        """Refuse the callers that can get no slot; a sweep or a callback only at its deadline."""
         now, (free_us, _) = self._now_us(), self._outlook()
         certain_us = min(free_us - 1, now) if self._is_patient else free_us - 1
         last_us = max(certain_us, now) if was_denied else certain_us

@@ -267,8 +267,7 @@ class StateStore:
         return record if expires_at > self._clock.now() else None
 
     def _forget(self, target: Target) -> None:
-        with self._lock:
-            self._kept.pop(target, None)
+        self._kept.pop(target, None)
 
     def _expires_at(self) -> int:
         return int(self._clock.now()) + STATE_LIFE_SECONDS

@@ -95,7 +95,7 @@ class Merge:
 
     @property
     def corrects_event(self) -> bool:
-        """Whether the merge turned a value of a target that callback events have described."""
+        """Whether the merge reversed a value, and callback events have described the target."""
         values = self.after.state.values
         is_turned = any({was, values[name]} == {True, False} for name, was in self.before.state.values.items())
         return is_turned and any(not _is_of_query(kind) for kind in self.after.observations)

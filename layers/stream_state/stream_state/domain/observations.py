@@ -47,7 +47,7 @@ type Observations = Mapping[str, Mark]
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """The vendor's answer about a target that it found; a medium that it did not tell is None."""
+    """The vendor's answer about a target that it found; a medium that the answer leaves out is None."""
 
     media: Mapping[Medium, bool | None]
     sent_at_ms: int

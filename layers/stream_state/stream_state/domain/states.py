@@ -14,7 +14,7 @@ from stream_state.domain.targets import PRESENT, Medium
 
 SKEW_MS = 5_000
 # An end is of one connection, and its user may have a newer one by then: the end proves nothing about a stream or a
-# presence that began less than the grace before it. The vendor tells of a lost connection about 30 s later.
+# presence that began less than the grace before it. The vendor reports a lost connection about 30 s later.
 LEAVE_GRACE_MS = 5_000
 LOST_GRACE_MS = 40_000
 _GRACE_MS = {"end": 0, "leave": LEAVE_GRACE_MS, "lost": LOST_GRACE_MS}
@@ -124,7 +124,7 @@ def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
     streaming = observations.get("streaming")
     if by_events and present.value is False and not gone and streaming and streaming.at_ms >= by_events.unsure_from_ms:
         # A query saw a stream, perhaps of a newer connection than the one that ended.
-        present = Value(None, present.at_ms)
+        present, disagree = Value(None, present.at_ms), True
     return State(media, present, is_contradicted or disagree)
 
 

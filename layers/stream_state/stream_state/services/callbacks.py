@@ -7,7 +7,7 @@ from itertools import batched
 from typing import TYPE_CHECKING, Self
 
 from stream_state.adapters.credentials import CachedSecret, callback_keys
-from stream_state.adapters.queues import MAX_BATCH_ENTRIES, RetryQueue
+from stream_state.adapters.queues import MAX_BATCH_ENTRIES, MAX_RECHECKS, RetryQueue
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS, StateStore
 from stream_state.adapters.table import Table
 from stream_state.adapters.watch_list import WatchList
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 # A signature that fits no key has the secret read again this often: a rotation is seen, an attacker costs little.
 KEYS_REREAD_SECONDS = 10
-# A recheck that failed in a way that may pass comes again so often.
-MAX_RECHECKS = 5
 MAX_UNKNOWN_TYPES = 20
 _MAX_TYPE_LENGTH = 64
 

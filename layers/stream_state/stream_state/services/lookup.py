@@ -1,7 +1,6 @@
 """Stream states of one target, of several, or of many in turn: asked for and recorded."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -267,7 +266,7 @@ class _Asking:
 
 def deadline_of(context: LambdaContext, reserve_seconds: float) -> float:
     """The monotonic time that leaves `reserve_seconds` of the invocation."""
-    return time.monotonic() + context.get_remaining_time_in_millis() / 1000 - reserve_seconds
+    return CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - reserve_seconds
 
 
 def without_record() -> TargetNotFound:

@@ -30,7 +30,7 @@ STOP_SECONDS = 2.5
 # The function's own time that is kept to answer for a batch of the retry queue.
 RESERVE_SECONDS = 1
 # The dimension of `CallbackRefused`, by the HTTP status of the refusal.
-REASONS = {400: "malformed", 404: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}
+REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}
 # A message of the retry queue that is refused so often is refused for good.
 MAX_REFUSALS = 3
 
@@ -46,14 +46,16 @@ def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     """Receive the event of a request, or the messages of a batch of the retry queue."""
     if isinstance(event, Mapping) and "Records" in event:
         deadline = CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
-        failed = [message.id for message in messages_of(event) if not receive_again(message, deadline)]
+        messages = sorted(messages_of(event), key=lambda message: message.is_recheck)
+        failed = [message.id for message in messages if not receive_again(message, deadline)]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
-    if not (isinstance(event, Mapping) and isinstance(event.get("requestContext"), Mapping)):
+    is_request = isinstance(event, Mapping) and isinstance(event.get("requestContext"), Mapping)
+    if not (is_request and event.keys() & {"rawPath", "path"}):
         raise invalid("the event", "must be a request of API Gateway, or a batch of CallbackRetryQueue's messages")
     try:
         request = Request(event)
         if not request.path.endswith(PATH):
-            raise InvalidRequest(f"This function answers POST {PATH} only.", status=HTTPStatus.NOT_FOUND)
+            raise InvalidRequest(f"The request is not accepted: this function answers POST {PATH} only.")
         receive(request.event_text(), request.received_at_ms)
     except StreamStateError as error:
         log_refusal(error)

@@ -171,6 +171,11 @@ class QueueMessage:
     received_at_ms: int
     receive_count: int
 
+    @property
+    def is_recheck(self) -> bool:
+        """Whether the message looks like a recheck, which may wait for its slot while events must not."""
+        return self.body.startswith('{"recheck":')
+
 
 def messages_of(event: Mapping[str, Any]) -> list[QueueMessage]:
     """The messages of a batch; raises `InvalidRequest` for records of anything but a queue.

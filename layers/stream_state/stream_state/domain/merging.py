@@ -45,6 +45,11 @@ class StateRecord:
         """Whether the last change was not delivered."""
         return self.sequence > self.delivered_sequence
 
+    @property
+    def last_event_ms(self) -> int:
+        """The time of the latest callback event, by the vendor's clock; 0 without any."""
+        return max((mark.at_ms for kind, mark in self.observations.items() if not _is_of_query(kind)), default=0)
+
     def merged(self, observations: Observations, now_ms: int) -> "Merge":
         """The record with more observations."""
         latest = {**self.observations}

@@ -75,11 +75,12 @@ class _Verdict:
     # The value is None because an end may have been of another connection than that which began then (None: none did).
     in_doubt: bool = False
     began_ms: int | None = None
+    joined_ms: int | None = None
 
     @property
     def since_ms(self) -> int:
-        """When the value was seen; of a value in doubt, when what may have ended began."""
-        return self.seen_ms if self.began_ms is None else self.began_ms
+        """When the value was seen; of a value in doubt, when the latest connection that may have ended began."""
+        return self.seen_ms if self.joined_ms is None else self.joined_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,8 @@ def _ended(start: Mark | None, connections: _Connections) -> _Verdict | None:
     is_newest = start is not None and since is not None and since.at_ms == start.at_ms
     if start and is_newest and all(mark.device and start.device and mark.device != start.device for mark, _ in newer):
         return _Verdict(value=True, seen_ms=start.seen_ms)
-    return _Verdict(None, last.seen_ms, in_doubt=True, began_ms=began.seen_ms if began else None)
+    began_ms, since_ms = (mark.seen_ms if mark else None for mark in (began, since))
+    return _Verdict(None, last.seen_ms, in_doubt=True, began_ms=began_ms, joined_ms=since_ms)
 
 
 def _off(ends: Sequence[tuple[Mark, int]], skew_ms: int) -> _Verdict:
@@ -211,7 +213,9 @@ def _present(event: _Verdict | None, found: Mark | None, gone: Mark | None, skew
         return Value(event.value, event.seen_ms), event.seen_ms - gone.at_ms <= skew_ms
     if event is None or (event.value is False and found and found.at_ms - event.seen_ms > skew_ms):
         return Value(), False
-    return Value(event.value, event.seen_ms), False
+    # A query so soon after an end in doubt settles nothing.
+    is_too_soon = event.in_doubt and found is not None and 0 <= found.at_ms - event.seen_ms <= skew_ms
+    return Value(event.value, event.seen_ms), is_too_soon
 
 
 def _latest(marks: Sequence[Mark | None]) -> Mark | None:

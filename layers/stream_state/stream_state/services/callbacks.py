@@ -20,6 +20,7 @@ from stream_state.domain.targets import PRESENT, Target
 from stream_state.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
+    DeliveryFailed,
     InvalidRequest,
     StreamStateError,
 )
@@ -125,13 +126,16 @@ class Callbacks:
 
     def recheck(self, target: Target, tries: int, lookup: "Lookup", retry_queue: RetryQueue, deadline: float) -> None:
         """Ask the vendor about a target in doubt and deliver the change; raises `DeliveryFailed`."""
+        if not self.store.read([target], to_merge=True)[target].recheck_at_ms:
+            # An earlier message has settled it.
+            return
         outcome = lookup.recheck(target, deadline)
         if isinstance(outcome.merge, Merge):
             if outcome.merge.after.is_undelivered:
                 self._send([message_of(outcome.merge.after, outcome.answer)], deadline)
             if self._auto_watch and outcome.merge.after.state.values[PRESENT]:
                 # A leave in doubt has shortened the watch of a user who is there.
-                self._watch_list.joined(target, self._clock.now_ms())
+                self._watch_list.joined(target, outcome.merge.after.last_event_ms)
         else:
             log_error(outcome.merge, target)
             if outcome.merge.retryable and tries + 1 < MAX_RECHECKS:
@@ -177,10 +181,14 @@ class Callbacks:
             # The record decides: a join may arrive after the leave that followed it.
             for target in (target for target, present in is_there.items() if present is not False):
                 self._watch_list.joined(target, event.at_ms)
-        self._send([Message(merge.after, "callback") for merge in merges if merge.after.is_undelivered], deadline)
+        messages = [Message(merge.after, "callback") for merge in merges if merge.after.is_undelivered]
+        sent = zip(messages, self._delivery.send(messages, deadline), strict=True)
+        failed = {message.target: outcome for message, outcome in sent if isinstance(outcome, DeliveryFailed)}
         if event.is_departure:
-            for target in (target for target, present in is_there.items() if not present):
+            for target in (target for target, present in is_there.items() if not present and target not in failed):
                 self._watch_list.left(target, event.at_ms)
+        for error in failed.values():
+            raise error
 
     def _send(self, messages: Sequence[Message], deadline: float) -> None:
         for outcome in self._delivery.send(messages, deadline):

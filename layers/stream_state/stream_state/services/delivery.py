@@ -95,11 +95,15 @@ class Delivery:
         """Take a record off the list that has nothing to deliver, or ask for its recheck again."""
         if not listed.recheck_at_ms:
             self._store.mark_delivered(listed)
-        elif self._retry_queue:
-            self._retry_queue.recheck(listed.target)
-            self._store.set_recheck(listed, self._clock.now_ms())
-        else:
+        elif not self._retry_queue:
             self._store.set_recheck(listed, 0)
+        else:
+            # The time comes first: a recheck that cannot be sent then keeps no other change waiting.
+            self._store.set_recheck(listed, self._clock.now_ms())
+            try:
+                self._retry_queue.recheck(listed.target)
+            except DeliveryFailed as error:
+                log_error(error, listed.target)
 
     def _mark(self, delivered: StateRecord) -> None:
         try:

@@ -43,6 +43,7 @@ class Judge:
         self.right_since_ms: int | None = None
         # By user, name, value and whether it was an answer: as of when the vendor said so, and when that was stored.
         self._heard: dict[tuple[str, str, bool, bool], tuple[int, int]] = {}
+        self._asked_ms: dict[tuple[str, str], int] = defaultdict(int)
         self._messages: dict[str, list[Message]] = defaultdict(list)
         self._looked_ms = START_MS
         # By user: the stored observations and the sequence, and their values; and which values were ever known.
@@ -53,10 +54,13 @@ class Judge:
     def hear(self, said: Iterable[Said]) -> None:
         """Note what the vendor said, once it is stored."""
         for word in said:
-            if word.is_answer:
-                # An answer that lags more than the one before takes that one back.
+            if 0 < word.asked_ms < self._asked_ms[word.user_id, word.name]:
+                continue
+            if word.asked_ms:
+                # An answer that was asked for later takes the earlier one back, even if it lags more.
+                self._asked_ms[word.user_id, word.name] = word.asked_ms
                 self._heard.pop((word.user_id, word.name, not word.value, True), None)
-            key = word.user_id, word.name, word.value, word.is_answer
+            key = word.user_id, word.name, word.value, bool(word.asked_ms)
             self._heard[key] = max(self._heard.get(key, (0, 0)), (word.at_ms, self._clock.now_ms()))
 
     def deliver(self, message: Message) -> str:

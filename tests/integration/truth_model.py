@@ -42,13 +42,13 @@ class Event:
 
 
 class Said(NamedTuple):
-    """A word of the vendor, as of a time: a medium or presence is on or off."""
+    """A word of the vendor, as of a time: a medium or presence is on or off; `asked_ms` is 0 for an event."""
 
     user_id: str
     name: str
     value: bool
     at_ms: int
-    is_answer: bool = False
+    asked_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class Vendor:
         media = {medium: on[medium] for medium in Medium}
         # Four zeros prove neither presence nor absence.
         names = NAMES if is_error or any(media.values()) else Medium
-        said = [Said(user_id, name, on[name], at_ms, is_answer=True) for name in names]
+        said = [Said(user_id, name, on[name], at_ms, now_ms) for name in names]
         return (None if is_error else media), said
 
 

@@ -29,7 +29,7 @@ from tests.integration.faults import (
     silence,
     stated,
 )
-from tests.integration.world import BY_EVENTS, KEYS, WAYS, Pass, World
+from tests.integration.world import BY_EVENTS, KEYS, WAYS, FaultyWorld, Pass
 from tests.sandbox import simulator
 from tests.sandbox.aws import failure
 from tests.sandbox.server import Response
@@ -245,10 +245,10 @@ SECRETS: dict[str, str] = {
 NO_CALLBACK_KEYS = {"no JSON": ECHO, "no key": "{}", "white space": json.dumps({"callback_key": f"{KEYS} "})}
 
 
-def warmed(*ways: str, then: Callable[[World], None] = lambda world: None) -> Callable[[World], None]:
+def warmed(*ways: str, then: Callable[[FaultyWorld], None] = lambda world: None) -> Callable[[FaultyWorld], None]:
     """The functions have connections and secrets from before."""
 
-    def prepare(world: World) -> None:
+    def prepare(world: FaultyWorld) -> None:
         for way in ways:
             assert world.use(way) == set(well(way).values())
         then(world)
@@ -295,7 +295,7 @@ def kept_faults() -> Iterator[Fault]:
         for how, fault in DYING.items():
             name, at, warm = f"{to}: {how}", always(f"a kept connection to {to}", fault), warmed(*before)
             yield Fault(kind, name, well(*ways), aws=at, prepare=warm, environment=fresh, in_short=True)
-        close = warmed(*before, then=World.close_kept)
+        close = warmed(*before, then=FaultyWorld.close_kept)
         yield Fault(kind, f"{to}: closed while idle", well(*ways), prepare=close, environment=fresh, in_short=True)
     for how, fault in DYING.items():
         at = failing + always("a kept connection to SQS", fault)

@@ -18,7 +18,7 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 from tests.integration.aws_faults import AWS_FAULTS  # noqa: E402 (after the path to the package)
 from tests.integration.faults import Fault  # noqa: E402 (as above)
 from tests.integration.vendor_faults import VENDOR_FAULTS  # noqa: E402 (as above)
-from tests.integration.world import AFTER, REPOSITORY, World  # noqa: E402 (as above)
+from tests.integration.world import AFTER, REPOSITORY, FaultyWorld  # noqa: E402 (as above)
 from tests.sandbox.aws import Aws  # noqa: E402 (as above)
 from tests.sandbox.functions import REGION  # noqa: E402 (as above)
 from tests.sandbox.server import Response  # noqa: E402 (as above)
@@ -53,7 +53,7 @@ class Verdict:
         return [f"{self.kind}, {self.fault}: {name}: {what}" for name, all_of in named.items() for what in all_of]
 
 
-def try_fault(world: World, fault: Fault) -> Verdict:
+def try_fault(world: FaultyWorld, fault: Fault) -> Verdict:
     """Let one fault happen between two settled states."""
     started = time.monotonic()
     verdict = Verdict(fault.name, fault.kind)
@@ -77,12 +77,12 @@ def try_fault(world: World, fault: Fault) -> Verdict:
     return verdict
 
 
-_worlds: list[World] = []
+_worlds: list[FaultyWorld] = []
 
 
 def start_world() -> None:
     """Begin a process of the campaign."""
-    _worlds.append(World())
+    _worlds.append(FaultyWorld())
 
 
 def try_here(index: int) -> Verdict:

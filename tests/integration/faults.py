@@ -10,7 +10,7 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
-from tests.integration.world import CANARIES, World
+from tests.integration.world import CANARIES, FaultyWorld
 from tests.sandbox import simulator
 from tests.sandbox.server import Response
 from tests.sandbox.simulator import Exchange
@@ -43,7 +43,7 @@ class Fault:
     once: tuple[simulator.Fault, ...] = ()
     aws: tuple[AtStep, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    prepare: Callable[[World], None] = lambda world: None
+    prepare: Callable[[FaultyWorld], None] = lambda world: None
     # The time that the invocation has left.
     seconds: float | None = None
     # The vendor says that the users are not there.
@@ -51,7 +51,7 @@ class Fault:
     slow: bool = False
     in_short: bool = False
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultyWorld) -> None:
         """Let the fault be from now on."""
         left = [times for _, _, times in self.aws]
 
@@ -77,7 +77,7 @@ class Fault:
         world.aws_fault = at
         world.is_faulty = True
 
-    def was_met(self, world: World) -> bool:
+    def was_met(self, world: FaultyWorld) -> bool:
         """Whether anything met the fault, as far as that can be counted."""
         is_counted = bool(self.aws or self.once)
         return not is_counted or world.met > 0 or any(arrival.fault for arrival in world.simulator.arrivals)
@@ -116,10 +116,10 @@ def silence(exchange: Exchange) -> None:
     exchange.connection.recv(1)
 
 
-def lookup(result: Exception | float, host: str = "127.0.0.1") -> Callable[[World], None]:
+def lookup(result: Exception | float, host: str = "127.0.0.1") -> Callable[[FaultyWorld], None]:
     """Looking up the name of the vendor, or of another host, fails or takes so many seconds."""
 
-    def prepare(world: World) -> None:
+    def prepare(world: FaultyWorld) -> None:
         port = world.ports["vendor" if host == "127.0.0.1" else "aws"]
 
         def resolve(asked: str, asked_port: int) -> None:

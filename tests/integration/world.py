@@ -93,7 +93,7 @@ AwsFault = Callable[[str, Mapping[str, Any]], Fault | None]
 class Wire:
     """Stands before moto: keeps connections as AWS does, and lets faults replace, cut or lose answers."""
 
-    def __init__(self, world: "World", application: Callable[..., Any]) -> None:
+    def __init__(self, world: "FaultyWorld", application: Callable[..., Any]) -> None:
         self._world = world
         self._application = application
 
@@ -178,7 +178,7 @@ def _states(value: Any) -> Iterator[dict[str, Any]]:
         yield from _states(part)
 
 
-class World:
+class FaultyWorld:
     """Everything, in a settled state: the states before the change are stored and delivered."""
 
     def __init__(self) -> None:
@@ -563,7 +563,7 @@ _KEPT: list[socket.socket] = []
 STATE, WATCH = "/rooms/{room_id}/users/{user_id}/stream-state", "/rooms/{room_id}/users/{user_id}/watch"
 RECHECK = json.dumps({"recheck": {"app_id": APP_ID, **TARGETS[1]}, "tries": 0})
 # Each way in: the kinds of the answers, and the seconds in which they had to come.
-WAYS: dict[str, Callable[[World], tuple[set[str], float]]] = {
+WAYS: dict[str, Callable[[FaultyWorld], tuple[set[str], float]]] = {
     "ask": lambda world: world.http("GET", STATE),
     "ask by age": lambda world: world.http("GET", STATE, max_age="3600"),
     "query": lambda world: world.http("POST", "/stream-states/query", {"targets": TARGETS}),

@@ -30,7 +30,7 @@ FAR = 1e9
 SETTINGS = Settings.from_environment({"RTC_APP_IDS": "app", "TABLE_NAME": "states"})
 
 
-class World(Clock):
+class Turns(Clock):
     """Time that tests own: threads take turns, and only sleeping lets it pass. Jitter is half way unless drawn."""
 
     def __init__(self, draw: random.Random | None = None) -> None:
@@ -138,12 +138,12 @@ def make_limiter(
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Turns:
+    return Turns()
 
 
 @pytest.fixture
-def table(world: World) -> SlowTable:
+def table(world: Turns) -> SlowTable:
     return SlowTable(world)
 
 
@@ -154,7 +154,7 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return recorded
 
 
-def waits(world: World, limiter: RateLimiter, patience: float = FAR) -> float:
+def waits(world: Turns, limiter: RateLimiter, patience: float = FAR) -> float:
     """Seconds that a caller with this patience waits for its slot."""
     started = world.seconds
     limiter.acquire(world.seconds + patience)
@@ -170,7 +170,7 @@ def denied_for(limiter: RateLimiter, deadline: float, why: str = ".") -> float:
     return denied.value.retry_after_seconds
 
 
-def take_slots(world: World, limiter: RateLimiter, count: int) -> list[float]:
+def take_slots(world: Turns, limiter: RateLimiter, count: int) -> list[float]:
     """Take slots at one moment, as threads do that sleep side by side; when each comes."""
     slots = []
     began = world.seconds
@@ -183,7 +183,7 @@ def take_slots(world: World, limiter: RateLimiter, count: int) -> list[float]:
 # The schedule
 
 
-def test_a_pause_allows_a_burst_and_then_the_rate(world: World, table: SlowTable) -> None:
+def test_a_pause_allows_a_burst_and_then_the_rate(world: Turns, table: SlowTable) -> None:
     limiter = make_limiter(world, table, qps=50, burst=3)
 
     assert [waits(world, limiter) for _ in range(5)] == pytest.approx([0, 0, 0, 0.02, 0.02])
@@ -206,7 +206,7 @@ def test_no_window_holds_more_than_the_burst_and_its_share_of_the_rate(
     calls: list[tuple[Function, int, int, float]], qps: float, burst: int
 ) -> None:
     # Given processes that share a table, and callers whose sleep does not keep others from asking meanwhile
-    world = World()
+    world = Turns()
     table = SlowTable(world)
     limiters = {key: make_limiter(world, table, key[0], qps, burst) for key in {call[:2] for call in calls}}
     slots: list[float] = []
@@ -231,7 +231,7 @@ def test_no_window_holds_more_than_the_burst_and_its_share_of_the_rate(
         assert last - first + 1 <= burst + (slots[last] - slots[first]) * qps + 1e-3
 
 
-def test_processes_get_slots_in_the_order_of_asking(world: World, table: SlowTable) -> None:
+def test_processes_get_slots_in_the_order_of_asking(world: Turns, table: SlowTable) -> None:
     limiters = [make_limiter(world, table, "api"), make_limiter(world, table, "task")]
 
     slots = [take_slots(world, limiters[number % 2], 1)[0] for number in range(20)]
@@ -241,7 +241,7 @@ def test_processes_get_slots_in_the_order_of_asking(world: World, table: SlowTab
 
 
 def test_a_denial_costs_one_write_and_says_when_to_come_back(
-    world: World, table: SlowTable, metrics: list[tuple[Any, ...]]
+    world: Turns, table: SlowTable, metrics: list[tuple[Any, ...]]
 ) -> None:
     # Given another process that took all slots of the next two seconds
     take_slots(world, make_limiter(world, table, qps=10, burst=1), 20)
@@ -260,7 +260,7 @@ def test_a_denial_costs_one_write_and_says_when_to_come_back(
     assert waits(world, limiter, 0.5) == pytest.approx(0.5, abs=1e-4)
 
 
-def test_twelve_callers_at_once_are_all_answered_in_time(world: World, table: SlowTable) -> None:
+def test_twelve_callers_at_once_are_all_answered_in_time(world: Turns, table: SlowTable) -> None:
     # Given twelve processes at a call a second, each with a caller that waits four seconds
     table.latency = lambda: 0.005
     answers: list[tuple[str, float]] = []
@@ -281,7 +281,7 @@ def test_twelve_callers_at_once_are_all_answered_in_time(world: World, table: Sl
 
 
 @pytest.mark.parametrize("function", ["api", "task", "sweep", "callback"])
-def test_a_process_alone_needs_one_write_for_a_slot(world: World, table: SlowTable, function: Function) -> None:
+def test_a_process_alone_needs_one_write_for_a_slot(world: Turns, table: SlowTable, function: Function) -> None:
     limiter = make_limiter(world, table, function)
 
     for _ in range(200):
@@ -290,7 +290,7 @@ def test_a_process_alone_needs_one_write_for_a_slot(world: World, table: SlowTab
     assert table.calls == {"write": 200}
 
 
-def test_a_wrong_guess_after_a_pause_costs_one_more_write(world: World, table: SlowTable) -> None:
+def test_a_wrong_guess_after_a_pause_costs_one_more_write(world: Turns, table: SlowTable) -> None:
     # Given a process that last found slots reserved
     ours, other = make_limiter(world, table), make_limiter(world, table)
     for limiter in (ours, other, ours):
@@ -306,7 +306,7 @@ def test_a_wrong_guess_after_a_pause_costs_one_more_write(world: World, table: S
     assert table.calls == {"write": 3, "refused": 1}
 
 
-def test_waits_are_recorded_by_function(world: World, table: SlowTable, metrics: list[tuple[Any, ...]]) -> None:
+def test_waits_are_recorded_by_function(world: Turns, table: SlowTable, metrics: list[tuple[Any, ...]]) -> None:
     limiter = make_limiter(world, table, "task", burst=1)
     waits(world, limiter)
     waits(world, limiter)
@@ -315,7 +315,7 @@ def test_waits_are_recorded_by_function(world: World, table: SlowTable, metrics:
     assert metrics[3] == ("QuotaWait", pytest.approx(20, abs=0.01), "Milliseconds", {"function": "task"})
 
 
-def test_a_call_that_comes_late_to_its_slot_gets_another_one_once(world: World, table: SlowTable) -> None:
+def test_a_call_that_comes_late_to_its_slot_gets_another_one_once(world: Turns, table: SlowTable) -> None:
     # Given a table that stalls for a moment
     limiter = make_limiter(world, table)
     stalls = iter([0.5, 0.001])
@@ -333,7 +333,7 @@ def test_a_call_that_comes_late_to_its_slot_gets_another_one_once(world: World, 
 
 def test_a_sweep_never_reserves_more_than_one_slot_ahead() -> None:
     # Given three sweeps that want slots for 20 s, and a lookup now and then
-    world = World()
+    world = Turns()
     shared = SlowTable(world)
     ahead: list[float] = []
 
@@ -361,7 +361,7 @@ def test_a_sweep_never_reserves_more_than_one_slot_ahead() -> None:
 def test_lookups_come_first_and_sweeps_get_the_rest(latency_ms: tuple[int, int], sweeps: int) -> None:
     # Given sweeps that use all slots they can get, and 5 lookups a second, for a minute
     draw = random.Random(7)  # noqa: S311 (the same course in each run)
-    world = World(draw)
+    world = Turns(draw)
     table = SlowTable(world, lambda: draw.uniform(*latency_ms) / 1000)
     slots: list[float] = []
     by_sweep: Counter[int] = Counter()
@@ -484,7 +484,7 @@ def test_an_error_of_one_thread_does_not_stop_the_others() -> None:
 
 @pytest.mark.parametrize("function", ["api", "sweep"])
 def test_a_hold_of_one_process_stops_the_others_until_it_ends(
-    world: World, table: SlowTable, function: Function
+    world: Turns, table: SlowTable, function: Function
 ) -> None:
     ours, other = make_limiter(world, table, "task"), make_limiter(world, table, function)
     waits(world, other)
@@ -495,7 +495,7 @@ def test_a_hold_of_one_process_stops_the_others_until_it_ends(
     assert waits(world, ours) <= 0.1
 
 
-def test_a_caller_who_cannot_wait_for_the_end_of_a_hold_is_refused_at_once(world: World, table: SlowTable) -> None:
+def test_a_caller_who_cannot_wait_for_the_end_of_a_hold_is_refused_at_once(world: Turns, table: SlowTable) -> None:
     limiter = make_limiter(world, table)
     table.hold(1_790_000_100)
 
@@ -504,7 +504,7 @@ def test_a_caller_who_cannot_wait_for_the_end_of_a_hold_is_refused_at_once(world
     assert table.calls == {"write": 1, "refused": 1}
 
 
-def test_a_longer_hold_stays_and_none_is_longer_than_a_minute(world: World, table: SlowTable) -> None:
+def test_a_longer_hold_stays_and_none_is_longer_than_a_minute(world: Turns, table: SlowTable) -> None:
     limiter, other = make_limiter(world, table), make_limiter(world, table)
     limiter.hold(3600)
     other.hold(5)
@@ -514,7 +514,7 @@ def test_a_longer_hold_stays_and_none_is_longer_than_a_minute(world: World, tabl
     assert table.calls == {"write": 2, "refused": 1}
 
 
-def test_a_hold_that_an_operator_lifts_ends_within_seconds(world: World, table: SlowTable) -> None:
+def test_a_hold_that_an_operator_lifts_ends_within_seconds(world: Turns, table: SlowTable) -> None:
     # Given a sweep, and lookups now and then, during a hold of an hour
     table.hold(1_790_003_600)
     sweep, lookup = make_limiter(world, table, "sweep"), make_limiter(world, table)
@@ -541,7 +541,7 @@ def test_a_hold_that_an_operator_lifts_ends_within_seconds(world: World, table: 
     assert table.calls["write"] <= 61 + 65 / 5 + 2
 
 
-def test_a_caller_who_sleeps_long_for_its_slot_heeds_a_hold(world: World, table: SlowTable) -> None:
+def test_a_caller_who_sleeps_long_for_its_slot_heeds_a_hold(world: Turns, table: SlowTable) -> None:
     # Given a caller whose slot is 3 s ahead
     limiter = make_limiter(world, table, qps=1, burst=1)
     take_slots(world, limiter, 3)
@@ -559,7 +559,7 @@ def test_a_caller_who_sleeps_long_for_its_slot_heeds_a_hold(world: World, table:
     assert table.calls["read"] == 1
 
 
-def test_a_slot_stays_valid_if_a_hold_cannot_be_looked_up(world: World, table: SlowTable) -> None:
+def test_a_slot_stays_valid_if_a_hold_cannot_be_looked_up(world: Turns, table: SlowTable) -> None:
     limiter = make_limiter(world, table, qps=1, burst=1)
     take_slots(world, limiter, 3)
 
@@ -573,7 +573,7 @@ def test_a_slot_stays_valid_if_a_hold_cannot_be_looked_up(world: World, table: S
     assert slots == [pytest.approx(3, abs=1e-4)]
 
 
-def test_a_hold_that_cannot_be_written_is_logged(world: World, table: SlowTable, logs: io.StringIO) -> None:
+def test_a_hold_that_cannot_be_written_is_logged(world: Turns, table: SlowTable, logs: io.StringIO) -> None:
     table.always = refusal("InternalServerError")
 
     make_limiter(world, table).hold(5)
@@ -598,7 +598,7 @@ FAILURES = [
 @pytest.mark.parametrize("function", ["api", "task"])
 @pytest.mark.parametrize(("error", "tries"), FAILURES, ids=[aws.error_code(error) for error, _ in FAILURES])
 def test_a_table_that_fails_is_a_denial(
-    world: World, table: SlowTable, function: Function, error: Exception, tries: int, logs: io.StringIO
+    world: Turns, table: SlowTable, function: Function, error: Exception, tries: int, logs: io.StringIO
 ) -> None:
     # Given a table that throttles or fails
     table.always = error
@@ -614,14 +614,14 @@ def test_a_table_that_fails_is_a_denial(
     assert waits(world, limiter, 0.1) == 0
 
 
-def test_a_failure_that_passes_costs_one_more_write(world: World, table: SlowTable) -> None:
+def test_a_failure_that_passes_costs_one_more_write(world: Turns, table: SlowTable) -> None:
     table.errors = [FAILURES[-2][0]]
 
     assert waits(world, make_limiter(world, table)) == 0
     assert table.calls == {"write": 2}
 
 
-def test_a_sweep_outlasts_an_outage_and_is_refused_only_at_its_deadline(world: World, table: SlowTable) -> None:
+def test_a_sweep_outlasts_an_outage_and_is_refused_only_at_its_deadline(world: Turns, table: SlowTable) -> None:
     limiter = make_limiter(world, table, "sweep")
     table.always = refusal("InternalServerError")
     denied_for(limiter, 60)
@@ -637,7 +637,7 @@ def test_a_sweep_outlasts_an_outage_and_is_refused_only_at_its_deadline(world: W
 
 
 @pytest.mark.parametrize("function", ["api", "sweep"])
-def test_an_item_that_never_agrees_is_not_asked_without_end(world: World, table: SlowTable, function: Function) -> None:
+def test_an_item_that_never_agrees_is_not_asked_without_end(world: Turns, table: SlowTable, function: Function) -> None:
     # Given a table that refuses every write and shows an item without a reason for that
     table.always = refusal("ConditionalCheckFailedException")
     # Then a caller is refused at its deadline, after few writes

@@ -126,9 +126,6 @@ class Callbacks:
 
     def recheck(self, target: Target, tries: int, lookup: "Lookup", retry_queue: RetryQueue, deadline: float) -> None:
         """Ask the vendor about a target in doubt and deliver the change; raises `DeliveryFailed`."""
-        if not self.store.read([target], to_merge=True)[target].recheck_at_ms:
-            # An earlier message has settled it.
-            return
         outcome = lookup.recheck(target, deadline)
         if isinstance(outcome.merge, Merge):
             if outcome.merge.after.is_undelivered:

@@ -7,7 +7,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from stream_state.adapters import aws
 from stream_state.adapters.rate_limiter import Function, RateLimiter
@@ -15,6 +14,8 @@ from stream_state.errors import QuotaExceeded
 from stream_state.settings import Settings
 from tests.benchmarks.rate_limiter import Course, measure, worst_window
 from tests.benchmarks.table import AWS
+from tests.sandbox.aws import Aws
+from tests.sandbox.server import Request, Response
 
 KEY = {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}
 TABLE = "limits"
@@ -22,10 +23,12 @@ TABLE = "limits"
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    # The sandbox's server makes conditional writes atomic, as DynamoDB does; moto alone loses one of two at once.
+    def refuse(request: Request) -> Response:
+        raise AssertionError(request)
+
+    server = Aws("us-east-1", refuse)
+    yield server.url
     server.stop()
 
 

@@ -130,13 +130,20 @@ class NothingKept:
         self._targets = targets
 
     def query(self, ExclusiveStartKey: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:  # noqa: N803 - boto3's
-        if "IndexName" in more:
+        # All watches are of one room, so they lie in one partition.
+        first = Watch(Target(APP_ID, "hall", "user-0"), 0, 0)
+        if "IndexName" in more or more["ExpressionAttributeValues"][":pk"]["S"] != f"watch#{first.partition}":
             return {"Items": []}
         start = int(ExclusiveStartKey["sk"]["S"].rpartition("-")[2]) + 1 if ExclusiveStartKey else 0
         end = min(start + PAGE_ITEMS, self._targets)
         watches = [Watch(Target(APP_ID, "hall", f"user-{number}"), 0, 2**40) for number in range(start, end)]
         items = [
-            {"pk": {"S": "watch"}, "sk": {"S": watch.key}, "watched_at": {"N": "0"}, "expires_at": {"N": str(2**40)}}
+            {
+                "pk": {"S": f"watch#{watch.partition}"},
+                "sk": {"S": watch.key},
+                "watched_at": {"N": "0"},
+                "expires_at": {"N": str(2**40)},
+            }
             | {name: {"S": value} for name, value in watch.target.as_dict().items()}
             for watch in watches
         ]

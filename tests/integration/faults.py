@@ -212,7 +212,7 @@ STEPS: dict[str, Step] = {
     "read a room": of("Query", '"state#'),
     "write watches": of("BatchWriteItem"),
     "delete a watch": of("DeleteItem"),
-    "read the watches": of("Query", '"watch"', without="Select"),
+    "read the watches": of("Query", '"watch#', without="Select"),
     "count the watches": of("Query", "COUNT"),
     "take the lease": updates("holder = :token"),
     "keep the lease": updates("#cursor"),

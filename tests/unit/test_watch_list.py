@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from stream_state.adapters.table import PAGE_ITEMS
-from stream_state.adapters.watch_list import LEASE_SECONDS, Watch
+from stream_state.adapters.watch_list import LEASE_SECONDS, PARTITIONS, Watch
 from stream_state.domain.targets import Target
 from tests.unit.fakes import Clock
 from tests.unit.memory import World, targets
@@ -51,8 +51,9 @@ def test_watches_are_listed_from_a_key_and_up_to_a_key(world: World) -> None:
 
 
 def test_many_watches_are_listed_page_by_page_also_past_a_page_that_has_expired(clock: Clock) -> None:
-    world, alive = World(clock), targets(PAGE_ITEMS + 3, "class-2")
-    world.watch_list.add(targets(PAGE_ITEMS), 10)
+    world, users = World(clock), targets(2 * PAGE_ITEMS + 3)
+    expired, alive = users[:PAGE_ITEMS], users[PAGE_ITEMS:]
+    world.watch_list.add(expired, 10)
     world.watch_list.add(alive, 100)
     clock.seconds += 10
 
@@ -63,6 +64,27 @@ def test_many_watches_are_listed_page_by_page_also_past_a_page_that_has_expired(
     assert [len(page.entries) for page in pages] == [0, PAGE_ITEMS, 3]
     assert [watch.target for page in pages for watch in page.entries] == alive
     assert world.watch_list.count() == PAGE_ITEMS + 3
+
+
+def test_the_watches_of_many_rooms_lie_in_16_partitions_and_are_listed_once_each(world: World) -> None:
+    # Given watches of many rooms, one of them with many users
+    crowd = targets(PAGE_ITEMS + 50, "room-7")
+    others = [Target("app", f"room-{number}", "user") for number in range(300)]
+    world.watch_list.add([*crowd, *others], 60)
+
+    # When the list is read page by page, and again in two parts around a cursor
+    def keys(after: str | None, last: str | None = None) -> list[str]:
+        page = world.watch_list.page(after, last)
+        found = [watch.key for watch in page.entries]
+        return found + (keys(page.next_key, last) if page.next_key else [])
+
+    whole = keys(None)
+    # Then each watch comes once, in one order, and the partitions share them
+    assert sorted(whole) == sorted(Watch(target, 0, 0).key for target in [*crowd, *others])
+    for cursor in (whole[0], whole[120], whole[-1]):
+        assert [*keys(None, cursor), *keys(cursor)] == whole
+    assert {Watch(target, 0, 0).partition for target in others} == set(range(PARTITIONS))
+    assert world.watch_list.count() == len(whole)
 
 
 # Watches that events make

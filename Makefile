@@ -29,8 +29,9 @@ EXPORT_REQUIREMENTS = { echo "\# Written by make lock: what the functions import
 	$(BIN)/uv export --frozen --quiet --no-default-groups --no-emit-project --no-header --format requirements.txt; }
 IS_PYTHON_313 := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
 
+TEMPLATES := template.yaml observability.yaml
 # The stamp is named after the list of the sources, so that a file taken away asks for a new build too.
-SOURCES := $(shell find functions layers template.yaml -type f ! -path '*/__pycache__/*' ! -name '.*' | LC_ALL=C sort)
+SOURCES := $(shell find functions layers $(TEMPLATES) -type f ! -path '*/__pycache__/*' ! -name '.*' | LC_ALL=C sort)
 BUILT := .aws-sam/built-$(shell echo '$(SOURCES)' | cksum | cut -d ' ' -f 1)
 
 help: ## Show this list
@@ -69,7 +70,7 @@ bench: build ## Measure this project against what users would run otherwise: abo
 importtime: build ## Show what each function imports, and how long each module takes
 	@$(BIN)/python -m tests.benchmarks.importtime
 
-lint: $(INSTALLED) ## Check format, style, types, import order, template and lock
+lint: $(INSTALLED) ## Check format, style, types, import order, templates and lock
 	@echo "== format and style (ruff)"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -77,20 +78,20 @@ lint: $(INSTALLED) ## Check format, style, types, import order, template and loc
 	@$(BIN)/mypy
 	@echo "== import order (import-linter)"
 	@PYTHONPATH=layers/stream_state $(BIN)/lint-imports --no-logo
-	@echo "== template (sam validate, cfn-lint)"
+	@echo "== templates (sam validate, cfn-lint)"
 	@$(BIN)/sam validate --lint --region us-east-1
-	@$(BIN)/cfn-lint --regions us-east-1 -- template.yaml
+	@$(BIN)/cfn-lint --regions us-east-1 -- $(TEMPLATES)
 	@echo "== pinned packages (uv)"
 	@$(BIN)/uv lock --check --quiet || { echo "uv.lock does not match pyproject.toml: run make lock."; exit 1; }
 	@$(EXPORT_REQUIREMENTS) | diff $(REQUIREMENTS) - || { echo "$(REQUIREMENTS) does not match uv.lock: run make lock."; exit 1; }
 	@echo "All checks passed."
 
 # Checkov skips resources whose condition does not hold: it reads the template a second time, with EnableCallbacks.
-security: $(CHECKOV)/.installed ## Check the template for security (checkov)
+security: $(CHECKOV)/.installed ## Check the templates for security (checkov)
 	@mkdir -p .aws-sam/security
 	@sed '/^  EnableCallbacks:/,/Default:/s/"false"/"true"/' template.yaml > .aws-sam/security/template.yaml
-	@for directory in . .aws-sam/security; do \
-		$(CHECKOV)/bin/checkov --framework cloudformation --file $$directory/template.yaml --compact --quiet --skip-download \
+	@for template in $(TEMPLATES) .aws-sam/security/template.yaml; do \
+		$(CHECKOV)/bin/checkov --framework cloudformation --file $$template --compact --quiet --skip-download \
 			--output cli || exit 1; \
 	done
 	@echo "No check failed. What is left out, and why, stands in the template beside it."

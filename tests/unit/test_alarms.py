@@ -225,7 +225,7 @@ def test_the_dashboard_is_named_for_its_region_and_linked() -> None:
 
     assert dashboard["DashboardName"] == "stack-eu-central-1"
     console = "https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-central-1"
-    assert template.outputs["DashboardUrl"]["Value"] == f"{console}#dashboards/dashboard/Dashboard"
+    assert template.outputs["DashboardUrl"]["Value"] == f"{console}#dashboards/dashboard/stack-eu-central-1"
 
 
 @pytest.mark.parametrize("queue", ["", "arn:aws:sqs:eu-central-1:123456789012:mine.fifo"])

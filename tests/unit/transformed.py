@@ -1,4 +1,4 @@
-"""template.yaml as CloudFormation sees it: transformed by SAM, and resolved for one set of parameters."""
+"""The templates as CloudFormation sees them: transformed by SAM, and resolved for one set of parameters."""
 
 import logging
 import re
@@ -13,6 +13,7 @@ from samtranslator.yaml_helper import yaml_parse
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMETERS = {"RtcAppIds": "661e8f2a9b3c4d5e6f708192", "SweepScheduleExpression": "rate(1 minute)"}
+NESTED = "AWS::CloudFormation::Stack"
 AWS_IAM: list[dict[str, list[str]]] = [{"AWS_IAM": []}]
 
 
@@ -30,10 +31,10 @@ class Named(str):
 
 
 class Template(ResourceMap):
-    """The resources and outputs whose conditions hold, transformed by SAM and resolved by moto."""
+    """The resources, those of the nested stack included, and outputs whose conditions hold, resolved by moto."""
 
-    def __init__(self, **parameters: str) -> None:
-        source = yaml_parse((REPOSITORY / "template.yaml").read_text())
+    def __init__(self, file: str = "template.yaml", **parameters: str) -> None:
+        source = yaml_parse((REPOSITORY / file).read_text())
         # SAM accepts code from S3 only: the path of each local file passes through it as the key of an object.
         for resource in source["Resources"].values():
             for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri", "DefinitionUri"}:
@@ -50,11 +51,14 @@ class Template(ResourceMap):
         self.load_conditions()
         self.conditions: dict[str, bool] = self.lazy_condition_map
         for kind in ("Resources", "Outputs"):
-            entries = transformed[kind].items()
+            entries = transformed.get(kind, {}).items()
             transformed[kind] = {name: of for name, of in entries if self.conditions.get(of.get("Condition"), True)}
         self.transformed: dict[str, Any] = transformed
         self.made: dict[str, Any] = clean_json(transformed["Resources"], self)
         self.outputs: dict[str, Any] = clean_json(transformed["Outputs"], self)
+        self.nested = [Template(of["TemplateURL"], **of["Parameters"]) for of in self.of_type(NESTED).values()]
+        for template in self.nested:
+            self.made |= template.made
 
     def __getitem__(self, name: str) -> Any:
         return self._parsed_resources.get(name, Named(name))

@@ -11,6 +11,7 @@ from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup, deadline_of
+from stream_state.services.waits import Waits
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ DELIVERY_SECONDS = 12
 settings = Settings.from_environment(os.environ)
 store = StateStore.from_settings(settings, Table.from_settings(settings))
 lookup = Lookup.from_settings(settings, store, "task")
+waits = Waits.from_lookup(lookup, store)
 delivery = Delivery.from_settings(settings, store)
 
 
@@ -32,8 +34,11 @@ def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     if request.is_single:
         logger.append_keys(**request.targets[0].as_dict())
     deadline = deadline_of(context, RESERVE_SECONDS)
+    if request.wait:
+        waits.begin_round(request.targets[0], request.wait, deadline)
+        return {}
     if request.condition:
-        answer, holds = lookup.check(request.targets[0], request.condition, deadline, request.max_age_seconds)
+        answer, holds = waits.check(request.targets[0], request.condition, deadline, request.max_age_seconds)
         return {**answer.document(), "holds": holds}
     calls_deadline = deadline_of(context, DELIVERY_SECONDS) if request.to_queue else deadline
     outcomes = lookup.some(request.targets, calls_deadline, request.max_age_seconds, logs_errors=not request.is_single)

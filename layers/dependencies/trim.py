@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SERVICES = ("dynamodb", "secretsmanager", "sqs")
+SERVICES = ("dynamodb", "secretsmanager", "sqs", "stepfunctions")
 # Of a service, the newest version: its operations, and how its endpoint follows from region, partition and settings.
 # Left out: examples, paginators, waiters.
 PARTS = ("service-2", "endpoint-rule-set-1")

@@ -35,6 +35,7 @@ from stream_state.services.delivery import Delivery  # noqa: E402 - as above
 from stream_state.services.lookup import Lookup  # noqa: E402 - as above
 from stream_state.services.recording import Recorder  # noqa: E402 - as above
 from stream_state.services.sweep import Sweep  # noqa: E402 - as above
+from stream_state.services.waking import Waking  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, table  # noqa: E402 - as above
 
@@ -175,7 +176,7 @@ def peak_memory(targets: int, found: Any) -> None:
     vendor: Any = Vendor()
     keeper = Table(client, TABLE)
     store = StateStore(keeper)
-    lookup = Lookup(vendor, store, Recorder(store, None, delivers=True))
+    lookup = Lookup(vendor, store, Recorder(store, Waking.from_table(keeper), None, delivers=True))
     sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), store), store, WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():

@@ -82,7 +82,7 @@ def test_an_execution_waits_for_an_event(on_stage: Sandbox) -> None:
 
     assert execution["status"] == "SUCCEEDED", execution
     answer: dict[str, Any] = json.loads(execution["output"])
-    assert (answer["holds"], answer["media"]["video"], answer["source"]) == (True, True, "table")
+    assert (answer["holds"], answer["media"]["video"], answer["source"]) == (True, True, "callback")
 
 
 def test_an_execution_waits_until_the_host_leaves_and_the_room_ends(on_stage: Sandbox) -> None:

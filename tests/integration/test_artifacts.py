@@ -17,7 +17,7 @@ from tests.benchmarks.importtime import BUILT, FUNCTIONS, LAYERS, interpreter
 # Bytecode of Python 3.13 begins with this number, in each of its releases, and with the flags of PEP 552.
 MAGIC = (3571).to_bytes(2, "little") + b"\r\n"
 UNCHECKED_HASH, CHECKED_HASH, FILE_TIME = (flags.to_bytes(4, "little") for flags in (0b01, 0b11, 0b00))
-SERVICES = ("dynamodb", "secretsmanager", "sqs")
+SERVICES = ("dynamodb", "secretsmanager", "sqs", "stepfunctions")
 MAX_BYTES = 20 * 1024 * 1024
 # By function: the modules that loading it may import, those of Python itself included; and the clients that it makes.
 MAX_MODULES = {"ApiFunction": 570, "TaskFunction": 570, "SweepFunction": 575, "CallbackFunction": 465}

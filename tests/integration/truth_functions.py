@@ -23,6 +23,7 @@ from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
 from stream_state.services import callbacks, delivery, lookup, sweep, watch_pass
 from stream_state.services.recording import Recorder
+from stream_state.services.waking import Waking
 from tests.integration.truth_model import KEY, START_MS, Said
 from tests.unit.memory import APP_ID, TABLE
 
@@ -98,14 +99,15 @@ class Instance:
         keys: Any = SimpleNamespace(keys=lambda: (KEY,))
         clock, queries = world.clock, world.queries
         table = Table(here, TABLE, clock)
+        waking = Waking.from_table(table)
         store, api_store = (StateStore(table, world.skew_ms, 6_000 if queries else None) for _ in range(2))
-        recorder, watches = Recorder(store, here, delivers=True), WatchList(table)
+        recorder, watches = Recorder(store, waking, here, delivers=True), WatchList(table)
         sender, self.watch = delivery.Delivery(here, store, here, clock), watches.add
         more: Any = {"auto_watch": True, "clock": clock}
         self.callbacks = callbacks.Callbacks(keys, store, recorder, sender, watches, [APP_ID], **more)
         self.lookup = lookup.Lookup(here, store, recorder, queries=queries, clock=clock)
         self.sweep = sweep.Sweep(self.lookup, sender, store, watches, clock)
-        api_recorder = Recorder(api_store, here, delivers=False)
+        api_recorder = Recorder(api_store, waking, here, delivers=False)
         self.api = lookup.Lookup(here, api_store, api_recorder, queries=queries, clock=clock)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import Table
+from stream_state.adapters.wait_list import WaitList
 from stream_state.adapters.watch_list import WatchList
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import QueryResult
@@ -45,6 +46,8 @@ from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
 from stream_state.services.sweep import Sweep
+from stream_state.services.waits import Waits
+from stream_state.services.waking import Waking
 from stream_state.settings import Settings
 from tests.unit.fakes import Clock
 
@@ -171,8 +174,8 @@ class MemoryTable:
         item = self._item(Key)
         return {"Item": item} if item else {}
 
-    def put_item(self, *, Item: Item, ConditionExpression: str, **more: Any) -> Any:
-        self._check(self._item(Item), ConditionExpression, more)
+    def put_item(self, *, Item: Item, **more: Any) -> Any:
+        self._check(self._item(Item), more.get("ConditionExpression", "True"), more)
         self.items[Item["pk"]["S"]][Item["sk"]["S"]] = Item
         return {}
 
@@ -192,7 +195,8 @@ class MemoryTable:
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
         return {"Attributes": item} if more.get("ReturnValues") in {"ALL_NEW", "UPDATED_NEW"} else {}
 
-    def delete_item(self, *, Key: Item, TableName: str) -> Any:
+    def delete_item(self, *, Key: Item, **more: Any) -> Any:
+        self._check(self._item(Key), more.get("ConditionExpression", "True"), more)
         self.items[Key["pk"]["S"]].pop(Key["sk"]["S"], None)
         return {}
 
@@ -281,6 +285,24 @@ def _compiled(condition: str) -> CodeType:
     python = re.sub(r"attribute_(not_)?exists\(([#\w]+)\)", lambda m: f"{'not ' * bool(m[1])}has('{m[2]}')", condition)
     python = re.sub(r"([#\w]+) ([<>=]+) (:\w+)", r"compare('\1', '\2', '\3')", python)
     return compile(python.replace(" AND ", " and ").replace(" OR ", " or "), "condition", "eval")
+
+
+class MemoryWorkflows:
+    """Workflows that wait with task tokens: those in `dead` are over, and all fail while `is_down`."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, dict[str, Any]]] = []
+        self.dead: set[str] = set()
+        self.is_down = False
+
+    def answer(self, token: str, document: Mapping[str, Any]) -> bool:
+        """See `Workflows`."""
+        if self.is_down:
+            return False
+        if token not in self.dead:
+            self.dead.add(token)
+            self.answers.append((token, dict(document)))
+        return True
 
 
 class MemoryQueue:
@@ -389,7 +411,15 @@ def stands_in(fake: object) -> Any:
 class World:
     """The package's services on a table, queues and a vendor in memory, and one clock."""
 
-    def __init__(self, clock: Clock, client: Any = None, *, rechecks: bool = True, queries: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        client: Any = None,
+        *,
+        rechecks: bool = True,
+        queries: bool = True,
+        workflows: MemoryWorkflows | None = None,
+    ) -> None:
         self.clock = clock
         self.dynamodb = Calls(client or MemoryTable())
         self.queue = stands_in(MemoryQueue())
@@ -398,8 +428,12 @@ class World:
         self.table = Table(stands_in(self.dynamodb), TABLE, clock)
         self.store = StateStore(self.table, recheck_after_ms=6000 if rechecks else None)
         self.watch_list = WatchList(self.table)
-        self.recorder = Recorder(self.store, self.retry_queue, delivers=True)
+        self.workflows = workflows or MemoryWorkflows()
+        self.wait_list = WaitList(self.table)
+        self.waking = Waking(self.wait_list, stands_in(self.workflows), clock)
+        self.recorder = Recorder(self.store, self.waking, self.retry_queue, delivers=True)
         self.lookup = Lookup(self.rtc, self.store, self.recorder, queries=queries, clock=clock)
+        self.waits = Waits(self.lookup, self.store, self.wait_list, self.waking, clock)
         self.delivery = Delivery(self.queue, self.store, self.retry_queue, clock)
         self.sweep = Sweep(self.lookup, self.delivery, self.store, self.watch_list, clock)
 
@@ -414,7 +448,7 @@ class World:
             monkeypatch.setenv(variable, value)
         module = importlib.import_module(f"functions.{name}.app")
         own = {"settings": Settings.from_environment(ENVIRONMENT), **vars(self)}
-        replaced = {"settings", "table", "store", "watch_list", "lookup", "delivery", "sweep"}
+        replaced = {"settings", "table", "store", "watch_list", "lookup", "delivery", "sweep", "waits"}
         for attribute in own.keys() & vars(module).keys() & replaced:
             monkeypatch.setattr(module, attribute, own[attribute])
         monkeypatch.setattr(lookup_module, "CLOCK", self.clock)

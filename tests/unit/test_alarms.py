@@ -17,6 +17,7 @@ NAMESPACE, SERVICE = "StreamState", {"service": "stack"}
 METRICS: Mapping[str, str | None] = {
     **dict.fromkeys(["RtcCalls", "RtcLatency", "RtcActionRetired", "QuotaGranted", "QuotaDenied", "StatesDelivered"]),
     **dict.fromkeys(["StateChanges", "StateDrift", "StalestState", "Rechecks", "CallbackEvents", "SecretRefreshes"]),
+    **dict.fromkeys(["WaitsOpen", "WaitsWoken"]),
     "CallbackEventsIgnored": "reason",
     "CallbackRefused": "reason",
     "Errors": "error",
@@ -24,7 +25,7 @@ METRICS: Mapping[str, str | None] = {
 }
 # The values that an alarm or widget may name; a search finds every value.
 VALUES: Mapping[str, set[str]] = {
-    "error": {"", *(name for name in vars(errors) if name[0].isupper())},
+    "error": {"", "WakeFailed", *(name for name in vars(errors) if name[0].isupper())},
     "function": {"api", "callback", "sweep", "task"},
     "reason": {"", "signature", "key_unreadable"},
 }

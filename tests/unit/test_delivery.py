@@ -29,9 +29,9 @@ def deliver(world: World, *asked: Target) -> list[Any]:
 
 def see(world: World, *seen: Target) -> None:
     """Let the api see users join: it records the change and delivers nothing."""
-    recorder = Recorder(world.store, world.retry_queue, delivers=False)
+    recorder = Recorder(world.store, world.waking, world.retry_queue, delivers=False)
     for target in seen:
-        recorder.observe(target, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())})
+        recorder.observe(target, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())}, source="query")
 
 
 def drain(world: World, seconds: float = 10, *, is_whole: bool = False) -> None:

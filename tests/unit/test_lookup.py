@@ -281,11 +281,11 @@ def test_a_wait_ends_when_its_condition_holds_or_its_deadline_is_past(
     waits_for = condition(world, seconds=seconds)
 
     if isinstance(outcome, bool):
-        answer, holds = world.lookup.check(ONE, waits_for, world.in_seconds(10))
+        answer, holds = world.waits.check(ONE, waits_for, world.in_seconds(10))
         assert (answer.target, holds) == (ONE, outcome)
     else:
         with pytest.raises(outcome):
-            world.lookup.check(ONE, waits_for, world.in_seconds(10))
+            world.waits.check(ONE, waits_for, world.in_seconds(10))
 
 
 @pytest.mark.parametrize(("queries", "source", "present"), [(True, "query", False), (False, "table", None)])
@@ -293,13 +293,13 @@ def test_an_unknown_user_is_not_yet_and_never_off(world: World, queries: object,
     world.rtc.say(ONE, UNKNOWN)
     world.lookup.queries = bool(queries)
 
-    answer, holds = world.lookup.check(ONE, condition(world, seconds=5, publishing=False), world.in_seconds(10))
+    answer, holds = world.waits.check(ONE, condition(world, seconds=5, publishing=False), world.in_seconds(10))
 
     # Without a query nobody said that the user is absent.
     assert (holds, answer.state.publishing, answer.state.present.value) == (False, None, present)
     assert (answer.source, answer.rtc_request_id) == (source, "request-7" if queries else None)
     with pytest.raises(errors.StreamStateTimeout):
-        world.lookup.check(ONE, condition(world, seconds=-1), world.in_seconds(10))
+        world.waits.check(ONE, condition(world, seconds=-1), world.in_seconds(10))
 
 
 # Without the vendor's action: withdrawn by the vendor, or switched off

@@ -20,7 +20,8 @@ SEND = "sqs: SendMessage"
 READ_SECRET = "secretsmanager: GetSecretValue"
 WRITE_LOG = "logs: CreateLogStream PutLogEvents"
 SEND_TRACES = "xray: PutTelemetryRecords PutTraceSegments"
-ASKS_VENDOR = {"*": SEND_TRACES, "SigningKeysSecret": READ_SECRET, "StateTable.Arn": MERGE}
+WAKES = {"StateTable.Arn of wait#*": "dynamodb: DeleteItem Query", "WaitForStream": "states: SendTaskSuccess"}
+ASKS_VENDOR = {"*": SEND_TRACES, "SigningKeysSecret": READ_SECRET, "StateTable.Arn": MERGE, **WAKES}
 DELIVERS = {"InvocationDeadLetterQueue.Arn": SEND, "ResultsQueue.Arn": SEND}
 WITHOUT_CALLBACKS: Listed = {
     "ApiFunctionRole": {
@@ -48,6 +49,7 @@ OF_CALLBACKS: Listed = {
     **{f"{name}FunctionRole": {"CallbackRetryQueue.Arn": SEND} for name in ("Api", "Task", "Sweep")},
     # Its route is open to everybody: of the table it may use state records, slots and undelivered changes alone.
     "CallbackFunctionRole": {
+        **WAKES,
         "*": SEND_TRACES,
         "CallbackDeadLetterQueue.Arn": SEND,
         "CallbackFunctionLogGroup.Arn": WRITE_LOG,
@@ -116,6 +118,7 @@ def statements(template: Template, role: str) -> Iterator[dict[str, Any]]:
     managed = template.of_type("AWS::IAM::ManagedPolicy")
     # AWS::NoValue leaves None in a list.
     documents = [managed[name]["PolicyDocument"] for name in filter(None, properties.get("ManagedPolicyArns", []))]
+    documents += [policy["PolicyDocument"] for policy in managed.values() if role in policy.get("Roles", [])]
     documents += [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
     for document in documents:
         yield from filter(None, document["Statement"])
@@ -160,7 +163,7 @@ def test_each_role_may_do_what_is_listed_and_no_more() -> None:
         (
             CALLBACKS,
             {"AutoWatch": "true"},
-            {"CallbackFunctionRole": {"StateTable.Arn of watch": "dynamodb: UpdateItem"}},
+            {"CallbackFunctionRole": {"StateTable.Arn of watch#*": "dynamodb: UpdateItem"}},
         ),
         ({}, {"KmsKeyArn": KEY}, WITH_KEY),
         (CALLBACKS, {"KmsKeyArn": KEY}, CALLBACKS_WITH_KEY),
@@ -216,16 +219,16 @@ def test_a_role_is_assumed_by_its_service_alone(template: Template) -> None:
 def test_every_call_of_the_code_is_allowed_to_some_role_and_no_other_is() -> None:
     sources = [*REPOSITORY.glob("layers/stream_state/stream_state/**/*.py"), *REPOSITORY.glob("functions/*/app.py")]
     words = {word for path in sources for word in re.findall(r'[."]([a-z_]+)[(",]', path.read_text())}
-    services = ("dynamodb", "secretsmanager", "sqs")
+    services = {"dynamodb": "dynamodb", "secretsmanager": "secretsmanager", "sqs": "sqs", "states": "stepfunctions"}
     calls = {
         f"{service}:{PERMISSIONS.get(operation, operation)}"
-        for service in services
-        for operation in get_session().get_service_model(service).operation_names
+        for service, model in services.items()
+        for operation in get_session().get_service_model(model).operation_names
         if xform_name(operation) in words
     }
 
     may = allowed(Template(**CALLBACKS, AutoWatch="true"))
-    used = {action for role, _, action in may if role in FUNCTION_ROLES and action.startswith(services)}
+    used = {action for role, _, action in may if role in FUNCTION_ROLES and action.startswith(tuple(services))}
     assert calls == used - OF_EVENT_SOURCE
 
 

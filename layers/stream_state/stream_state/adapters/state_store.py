@@ -46,7 +46,7 @@ class StateStore:
     """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
     def __init__(self, table: Table, skew_ms: int = 5000, recheck_after_ms: int | None = None) -> None:
-        self._table = table
+        self.table = self._table = table
         self._clock = table.clock
         self._skew_ms = skew_ms
         self._recheck_after_ms = recheck_after_ms
@@ -89,6 +89,11 @@ class StateStore:
             return Merge(merge.before, record)
         return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
 
+    def expect_waits(self, target: Target, until: int) -> StateRecord:
+        """Mark the record of a target: workflows wait for it until that time (seconds since 1970)."""
+        before = self._kept_record(target) or StateRecord(target, skew_ms=self._skew_ms)
+        return self._merge(before, {}, delivers=False, waits_until=until).after
+
     def end_room(self, app_id: str, room_id: str, end: Mark) -> None:
         """Remember the end of a room, for records that are written later."""
         with suppress(ConditionFailed):
@@ -117,8 +122,9 @@ class StateStore:
         else:
             of_list, listing = {}, " REMOVE undelivered, deliver_after"
         try:
-            here = {**values, **of_list, ":revision": record.revision}
-            self._table.write("update_item", "revision = :revision", here, Key=key, UpdateExpression=update + listing)
+            here = {**values, **of_list, ":revision": record.revision, ":waits": record.waits_until}
+            update_here = f"{update}, waits_until = :waits{listing}"
+            self._table.write("update_item", "revision = :revision", here, Key=key, UpdateExpression=update_here)
         except ConditionFailed:
             # Others have written meanwhile: the record stays on the list until the next drain.
             self._forget(record.target)
@@ -167,32 +173,44 @@ class StateStore:
             found = {(item["pk"]["S"], item["sk"]["S"]): item for item in self._batch_get(batch, consistent=to_merge)}
             for target in batch:
                 item = found.get(_key(target))
-                if to_merge or (item and self._table.is_alive(item)):
-                    records[target] = self._record(target, item)
+                record = self._record(target, item)
+                if to_merge or (item and self._table.is_alive(item) and record.observations):
+                    records[target] = record
         return records
 
     def room(self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
         items, next_key = self._table.query(_partition(app_id, room_id), after, consistent=to_merge)
-        found = [item for item in items if to_merge or self._table.is_alive(item)]
-        return Page([self._record(target_of(item), item) for item in found], next_key)
+        records = [self._record(target_of(item), item) for item in items if to_merge or self._table.is_alive(item)]
+        return Page([record for record in records if to_merge or record.observations], next_key)
 
     def _merge(
-        self, record: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False
+        self,
+        record: StateRecord,
+        observations: Observations,
+        *,
+        delivers: bool,
+        is_recheck: bool = False,
+        waits_until: int = 0,
     ) -> Merge:
         """Merge and write, again with the stored record each time that others have written meanwhile."""
         for tries in range(MAX_TRIES):
             now_ms = self._clock.now_ms()
             merge = record.merged(observations, now_ms)
             # The first record may be an older one that this instance kept: only the write shows what is stored.
-            if tries and merge.is_repeat and not is_recheck:
+            if tries and merge.is_repeat and not (is_recheck or waits_until):
                 return merge
             recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
             needs_recheck = merge.needs_recheck or (is_recheck and merge.after.state.is_contradicted)
             if needs_recheck and self._recheck_after_ms and not recheck_at_ms:
                 recheck_at_ms = now_ms + self._recheck_after_ms
-            after = replace(merge.after, revision=record.revision + 1, recheck_at_ms=recheck_at_ms)
+            after = replace(
+                merge.after,
+                revision=record.revision + 1,
+                recheck_at_ms=recheck_at_ms,
+                waits_until=max(record.waits_until, waits_until),
+            )
             try:
                 self._put(after, delivers=delivers)
             except ConditionFailed as failed:
@@ -218,6 +236,7 @@ class StateStore:
             "revision": record.revision,
             "is_room_end_read": record.is_room_end_read,
             "recheck_at_ms": record.recheck_at_ms,
+            "waits_until": record.waits_until,
             "expires_at": self._expires_at(),
         }
         if record.is_undelivered:
@@ -239,6 +258,7 @@ class StateStore:
             int(item["revision"]["N"]),
             item["is_room_end_read"]["BOOL"],
             int(item["recheck_at_ms"]["N"]),
+            int(item["waits_until"]["N"]),
             self._skew_ms,
         )
         return record if self._table.is_alive(item) else record.forgotten()

@@ -1,12 +1,12 @@
 """The events of the task and of the sweep, parsed whole before anything is called."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from stream_state.domain.parsing import invalid, parse_max_age, parse_object, parse_target, parse_targets
 from stream_state.domain.targets import Target
-from stream_state.domain.waits import WaitCondition
+from stream_state.domain.waits import Wait, WaitCondition
 
 MAX_TARGETS = 100
 MAX_SWEEP_TARGETS = 5_000
@@ -15,17 +15,26 @@ _TARGET_FIELDS = frozenset({"app_id", "room_id", "user_id"})
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One target or several, and what to do with the answers."""
+    """One target or several, and what to do with the answers; or one round of a workflow that waits for one target."""
 
     targets: Sequence[Target]
     is_single: bool
     max_age_seconds: int
     to_queue: bool
     condition: WaitCondition | None
+    wait: Wait | None = None
 
     @classmethod
     def parse(cls, event: object, app_ids: Sequence[str]) -> Self:
-        """The request in an event. Raises `InvalidRequest`."""
+        """The request in an event, in its `wait` for a round. Raises `InvalidRequest`."""
+        if isinstance(event, Mapping) and "wait" in event:
+            fields = parse_object(event, {"wait", "token", "wait_id"}, "the event")
+            request = cls._parse(fields["wait"], app_ids)
+            return replace(request, wait=Wait.parse(fields, request.condition))
+        return cls._parse(event, app_ids)
+
+    @classmethod
+    def _parse(cls, event: object, app_ids: Sequence[str]) -> Self:
         is_single = not (isinstance(event, Mapping) and "targets" in event)
         options = {"max_age", "deliver", *(("until",) if is_single else ())}
         request = parse_object(event, (_TARGET_FIELDS if is_single else {"targets"}) | options, "the event")

@@ -1,8 +1,9 @@
-"""Wait conditions: a medium on or off, before a deadline."""
+"""What workflows wait for: a medium on or off, before a deadline."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from stream_state.domain.parsing import invalid, parse_object, parse_whole_number
 from stream_state.domain.states import State
@@ -13,16 +14,19 @@ TIMEOUT_LIMIT_SECONDS = 2_592_000
 INTERVAL_LIMIT_SECONDS = 3600
 # An execution of Step Functions has 25,000 events at most, and an interval takes up to 12 of them.
 MAX_INTERVALS = 2000
+# As Step Functions gives them: the id of an execution is an ARN.
+MAX_TOKEN_LENGTH, MAX_ID_LENGTH = 2048, 512
 _FIELDS = frozenset({"medium", "publishing", "started_at", "timeout_seconds", "interval_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
 class WaitCondition:
-    """A medium (None: any) on or off, before the deadline in seconds since 1970."""
+    """A medium (None: any) on or off, before the deadline in seconds since 1970; asked about once every interval."""
 
     medium: Medium | None
     publishing: bool
     deadline: float
+    interval_seconds: int | None = None
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -34,6 +38,7 @@ class WaitCondition:
         if not isinstance(publishing, bool):
             raise invalid("until.publishing", "must be true or false")
         seconds = parse_whole_number(fields.get("timeout_seconds"), "until.timeout_seconds", 1, TIMEOUT_LIMIT_SECONDS)
+        interval = None
         if "interval_seconds" in fields:
             name = "until.interval_seconds"
             interval = parse_whole_number(fields["interval_seconds"], name, 1, INTERVAL_LIMIT_SECONDS)
@@ -45,14 +50,48 @@ class WaitCondition:
             started = None
         if started is None or started.tzinfo is None:
             raise invalid("until.started_at", "must be an ISO 8601 time with its zone, as Step Functions gives it")
-        return cls(Medium(medium) if medium else None, publishing, started.timestamp() + seconds)
+        return cls(Medium(medium) if medium else None, publishing, started.timestamp() + seconds, interval)
 
     def holds(self, state: State) -> bool:
         """Whether the state fulfils the condition; an unknown value does not."""
         value = state.values[self.medium] if self.medium else state.publishing
         return value is self.publishing
 
+    def holds_since(self, state: State, oldest_ms: float) -> bool:
+        """Whether the state fulfils the condition by what was observed at that time or later."""
+        times = [value.at_ms or 0 for medium, value in state.media.items() if self.medium in (None, medium)]
+        # One medium that is on is enough, but all four must be off.
+        on = [value.at_ms or 0 for value in state.media.values() if value.value]
+        observed_at_ms = max(on, default=0) if self.publishing and self.medium is None else min(times)
+        return self.holds(state) and observed_at_ms >= oldest_ms
+
     def timeout(self) -> StreamStateTimeout:
         """The error of a wait that is past its deadline."""
         condition = f"{self.medium or 'any medium'} {'on' if self.publishing else 'off'}"
         return StreamStateTimeout(f"The time to wait is past, and the state did not come to be: {condition}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A workflow that waits for a condition with a task token; `id` is the same in all rounds of a wait.
+
+    Whoever has the token can answer the workflow.
+    """
+
+    id: str
+    token: str = field(repr=False)
+    condition: WaitCondition
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], condition: WaitCondition | None) -> Self:
+        """The wait in the `token` and `wait_id` of an event. Raises `InvalidRequest`."""
+        if condition is None or condition.interval_seconds is None:
+            raise invalid("wait", "must hold until with interval_seconds, for one target")
+        token = _text(fields.get("token"), "token", MAX_TOKEN_LENGTH)
+        return cls(_text(fields.get("wait_id"), "wait_id", MAX_ID_LENGTH), token, condition)
+
+
+def _text(value: object, name: str, most: int) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= most or not value.isascii() or not value.isprintable():
+        raise invalid(name, f"must be a text of 1 to {most} characters, as Step Functions gives it")
+    return value

@@ -170,7 +170,9 @@ class Callbacks:
     def _merge(self, targets: Sequence[Target], event: CallbackEvent, deadline: float) -> None:
         """Merge an event into the records of its users, watch, deliver the changes, and only then shorten watches."""
         with ThreadPoolExecutor(len(targets)) as pool:
-            merges = list(pool.map(lambda target: self._recorder.observe(target, event.observations), targets))
+            merges = list(
+                pool.map(lambda target: self._recorder.observe(target, event.observations, source="callback"), targets)
+            )
         is_there = (
             {merge.after.target: merge.after.state.values[PRESENT] for merge in merges} if self._auto_watch else {}
         )

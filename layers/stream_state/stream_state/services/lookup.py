@@ -24,7 +24,6 @@ from stream_state.domain.observations import Observations, not_found
 from stream_state.domain.outcomes import Outcome
 from stream_state.domain.states import state_of
 from stream_state.domain.targets import Target
-from stream_state.domain.waits import WaitCondition
 from stream_state.errors import QuotaExceeded, RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
 from stream_state.observability import log_error, logger, record
 from stream_state.services.recording import Recorder
@@ -97,7 +96,7 @@ class Lookup:
         outcomes = self._fresh(targets, max_age_seconds)
         missing = [target for target in dict.fromkeys(targets) if target not in outcomes]
         halt: StreamStateError = not_reached()
-        asked = [self._ask(missing[0], deadline)] if len(missing) == 1 else self.each(missing, deadline)
+        asked = [self.ask(missing[0], deadline)] if len(missing) == 1 else self.each(missing, deadline)
         for outcome in filter(None, asked):
             outcomes[outcome.target] = outcome
             if isinstance(outcome.answer, StreamStateError) and logs_errors:
@@ -108,32 +107,11 @@ class Lookup:
             outcomes |= {outcome.target: outcome for outcome in self.from_table(missing, halt)}
         return [outcomes.get(target) or Outcome(target, halt, halt, is_asked=False) for target in targets]
 
-    def check(
-        self, target: Target, condition: WaitCondition, deadline: float, max_age_seconds: int = 0
-    ) -> tuple[Answer, bool]:
-        """The state of a target, and whether it fulfils a wait condition; an unknown target is "not yet".
-
-        Raises `StreamStateTimeout` past the condition's deadline, even if asking failed in a way that may pass.
-        """
-        outcome = self.some([target], deadline, max_age_seconds, logs_errors=False)[0]
-        is_late = self._clock.now() >= condition.deadline
-        answer = outcome.answer
-        if isinstance(answer, TargetNotFound):
-            merge, at_ms = outcome.merge, answer.observed_at_ms
-            state = merge.after.state if isinstance(merge, Merge) else state_of(not_found(at_ms) if at_ms else {})
-            answer = Answer(target, state, "query" if at_ms else "table", answer.rtc_request_id)
-        if isinstance(answer, StreamStateError):
-            raise condition.timeout() if answer.retryable and is_late else answer
-        holds = condition.holds(answer.state)
-        if is_late and not holds:
-            raise condition.timeout()
-        return answer, holds
-
     def recheck(self, target: Target, deadline: float) -> Outcome:
         """The outcome of asking once more about a target whose record is in doubt, if queries are on."""
         if not self.queries:
             return Outcome(target, without_record(), without_record())
-        return self._ask(target, deadline, is_recheck=True)
+        return self.ask(target, deadline, is_recheck=True)
 
     def each(self, targets: Iterable[Target], deadline: float) -> Iterator[Outcome | None]:
         """The outcome of each target, as it comes, and None now and then while none comes.
@@ -145,7 +123,7 @@ class Lookup:
             for batch in batched(targets, MAX_BATCH_KEYS, strict=False):
                 yield from self.from_table(batch, without_record())
             return
-        asking = _Asking(partial(self._ask, deadline=deadline, wait_seconds=self._wait_seconds(targets)))
+        asking = _Asking(partial(self.ask, deadline=deadline, wait_seconds=self._wait_seconds(targets)))
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             under_way = 0
             for target, before in self._with_records(targets):
@@ -184,7 +162,7 @@ class Lookup:
                 records = {}
             yield from ((target, records.get(target)) for target in batch)
 
-    def _ask(
+    def ask(
         self,
         target: Target,
         deadline: float,
@@ -194,24 +172,37 @@ class Lookup:
         wait_seconds: float | None = None,
         is_recheck: bool = False,
     ) -> Outcome:
-        """Ask the vendor and record the answer; that the target is unknown is an observation too."""
+        """Ask the vendor and record the answer; that the target is unknown is an observation too.
+
+        `wait_seconds` bounds the waiting for a slot.
+        """
         wait_seconds = self._wait_seconds([target]) if wait_seconds is None else wait_seconds
         try:
             result = self._rtc.stream_state(target, deadline, max_wait_seconds=wait_seconds, before_call=before_call)
         except TargetNotFound as error:
             absent = not_found(error.observed_at_ms or self._clock.now_ms())
-            return Outcome(target, error, self._observe(target, absent, before, is_recheck=is_recheck))
+            merge = self._observe(target, absent, before, error.rtc_request_id, is_recheck=is_recheck)
+            return Outcome(target, error, merge)
         except StreamStateError as error:
             return Outcome(target, error, error, is_asked=not isinstance(error, QuotaExceeded))
-        merge = self._observe(target, result.observations(), before, is_recheck=is_recheck)
+        request_id = result.rtc_request_id
+        merge = self._observe(target, result.observations(), before, request_id, is_recheck=is_recheck)
         state = merge.after.state if isinstance(merge, Merge) else state_of(result.observations())
-        return Outcome(target, Answer(target, state, "query", result.rtc_request_id), merge)
+        return Outcome(target, Answer(target, state, "query", request_id), merge)
 
     def _observe(
-        self, target: Target, observations: Observations, before: StateRecord | None, *, is_recheck: bool
+        self,
+        target: Target,
+        observations: Observations,
+        before: StateRecord | None,
+        rtc_request_id: str | None,
+        *,
+        is_recheck: bool,
     ) -> Merge | StateUnavailable:
         try:
-            return self._recorder.observe(target, observations, before, is_recheck=is_recheck)
+            return self._recorder.observe(
+                target, observations, before, source="query", rtc_request_id=rtc_request_id, is_recheck=is_recheck
+            )
         except StateUnavailable as error:
             log_error(error, target)
             return error

@@ -1,0 +1,97 @@
+"""The waits of workflows in the table, by target, and the answers to their task tokens."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_state.adapters import aws
+from stream_state.adapters.table import ConditionFailed, Table, attributes, key_of
+from stream_state.domain.targets import Medium, Target
+from stream_state.domain.waits import Wait, WaitCondition
+from stream_state.observability import logger, record
+
+_DEAD = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
+
+
+class WaitList:
+    """The waits, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def add(self, target: Target, wait: Wait, until: int) -> None:
+        """Keep a wait until its token is dead (seconds since 1970), in place of the round before."""
+        item = attributes(
+            {
+                "token": wait.token,
+                "medium": str(wait.condition.medium or ""),
+                "publishing": wait.condition.publishing,
+                "deadline": int(wait.condition.deadline),
+                "expires_at": until,
+            }
+        )
+        self._table.call("put_item", Item={**key_of(_partition(target), wait.id), **item})
+
+    def of(self, target: Target) -> list[Wait]:
+        """The waits for a target."""
+        waits: list[Wait] = []
+        after: str | None = None
+        while True:
+            items, after = self._table.query(_partition(target), after, consistent=True)
+            waits += [_wait(item) for item in items if self._table.is_alive(item)]
+            if after is None:
+                return waits
+
+    def remove(self, target: Target, wait: Wait) -> None:
+        """Remove a wait, but not a newer round of it."""
+        with suppress(ConditionFailed):
+            key = key_of(_partition(target), wait.id)
+            self._table.write("delete_item", "#token = :token", {":token": wait.token}, Key=key, **_TOKEN)
+
+
+class Workflows:
+    """The workflows in Step Functions that wait with a task token; safe to share among threads."""
+
+    def __init__(self, client: Any = None) -> None:
+        self._client = client
+
+    def answer(self, token: str, document: Mapping[str, Any]) -> bool:
+        """Let a workflow go on with an answer; False if Step Functions failed. A dead token is done too."""
+        client = self._client or _client()
+        try:
+            client.send_task_success(taskToken=token, output=json.dumps(document))
+        except (BotoCoreError, ClientError) as error:
+            code = aws.error_code(error)
+            if code not in _DEAD:
+                logger.warning("A workflow that waits could not be answered.", extra={"error": code})
+                record("Errors", error="WakeFailed")
+                return False
+        else:
+            record("WaitsWoken")
+        return True
+
+
+@cache
+def _client() -> Any:
+    """Made for the first wait: most invocations need none. Two tries, for a kept connection that is dead."""
+    retries = {"mode": "standard", "total_max_attempts": 2}
+    return aws.client("stepfunctions", connect_timeout=0.3, read_timeout=0.5, retries=retries)
+
+
+# DynamoDB reserves the word.
+_TOKEN = {"ExpressionAttributeNames": {"#token": "token"}}
+
+
+def _partition(target: Target) -> str:
+    return f"wait#{target.app_id}#{target.room_id}#{target.user_id}"
+
+
+def _wait(item: Mapping[str, Any]) -> Wait:
+    medium = item["medium"]["S"]
+    deadline = float(item["deadline"]["N"])
+    condition = WaitCondition(Medium(medium) if medium else None, item["publishing"]["BOOL"], deadline)
+    return Wait(item["sk"]["S"], item["token"]["S"], condition)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 SERVICES = ("dynamodb", "secretsmanager", "sqs", "stepfunctions")
+# Services whose endpoints have another name.
+ENDPOINT_NAMES = ("states",)
 # Of a service, the newest version: its operations, and how its endpoint follows from region, partition and settings.
 # Left out: examples, paginators, waiters.
 PARTS = ("service-2", "endpoint-rule-set-1")
@@ -29,7 +31,8 @@ def trim_botocore(data: Path) -> None:
     """Rewrite botocore's data, unpacked, so that no cold start has to unpack it."""
     endpoints = json.loads((data / "endpoints.json").read_bytes())
     for partition in endpoints["partitions"]:
-        partition["services"] = {name: entry for name, entry in partition["services"].items() if name in SERVICES}
+        named = {name: entry for name, entry in partition["services"].items() if name in (*SERVICES, *ENDPOINT_NAMES)}
+        partition["services"] = named
     kept = {"endpoints.json": endpoints}
     for service in SERVICES:
         newest = max(data.glob(f"{service}/*"))

@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit contract faults truth bench importtime lint security format build deploy lock clean
+.PHONY: help run serve query test unit contract faults truth bench importtime lint security reference format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -27,6 +27,8 @@ CHECKOV := .venv/checkov
 CHECKOV_LOCK := .ci/checkov.txt
 EXPORT_REQUIREMENTS = { echo "\# Written by make lock: what the functions import and what that needs, as in uv.lock."; \
 	$(BIN)/uv export --frozen --quiet --no-default-groups --no-emit-project --no-header --format requirements.txt; }
+# The linter of docs/openapi.yaml and the renderer of its page; they come from npm.
+OPENAPI := .ci/openapi
 IS_PYTHON_313 := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))
 
 TEMPLATES := template.yaml observability.yaml
@@ -96,6 +98,11 @@ security: $(CHECKOV)/.installed ## Check the templates for security (checkov)
 	done
 	@echo "No check failed. What is left out, and why, stands in the template beside it."
 
+reference: $(OPENAPI)/node_modules/.installed ## Check docs/openapi.yaml (Redocly) and write docs/api-reference.html
+	@REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+		$(OPENAPI)/node_modules/.bin/redocly lint --extends recommended-strict docs/openapi.yaml
+	@$(BIN)/python $(OPENAPI)/reference.py
+
 format: $(INSTALLED) ## Rewrite the code in the agreed format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
@@ -113,7 +120,7 @@ lock: $(INSTALLED) ## Bring uv.lock and the layer's requirements in step with py
 		--output-file $(CHECKOV_LOCK) .ci/checkov.in
 
 clean: ## Remove everything that these targets have made, .venv included
-	@rm -rf .venv .aws-sam .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv $(OPENAPI)/node_modules .aws-sam .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find functions layers tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # --frozen: the lock alone decides, also where another package index is configured. `make lint` finds a lock out of step.
@@ -138,6 +145,12 @@ $(CHECKOV)/.installed: $(CHECKOV_LOCK) | $(INSTALLED)
 	@$(BIN)/python -m venv --clear $(CHECKOV)
 	@$(CHECKOV)/bin/python -m pip install -qq --no-deps --no-compile --only-binary :all: \
 		--require-hashes -r $(CHECKOV_LOCK)
+	@touch $@
+
+$(OPENAPI)/node_modules/.installed: $(OPENAPI)/package-lock.json | $(INSTALLED)
+	@command -v npm >/dev/null || { echo "npm was not found: please install Node.js 22 or later." >&2; exit 1; }
+	@echo "Installing Redocly into $(OPENAPI)/node_modules ..."
+	@cd $(OPENAPI) && npm ci --silent
 	@touch $@
 
 # The builder's own output is long: it is shown only if the build fails. Its makefiles call the python3.13 of .venv.

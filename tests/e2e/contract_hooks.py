@@ -28,7 +28,7 @@ PRESENT = {"room_id": "class-1", "user_id": "teacher"}
 def before_load_schema(context: HookContext, raw_schema: dict[str, Any]) -> None:
     """Narrow the AppId to the stack's, and the tokens of each list to ones that the list gives."""
     components = raw_schema["components"]
-    components["schemas"]["app_id"] = {"const": APP_ID}
+    components["schemas"]["AppId"] = {"const": APP_ID}
     reference = {"$ref": "#/components/parameters/next_token"}
     for path, keys in KEYS.items():
         tokens = [base64.urlsafe_b64encode(key.encode()).decode() for key in keys]

@@ -18,12 +18,8 @@ class Contract:
 
     def __init__(self) -> None:
         self.document: dict[str, Any] = yaml_parse((DOCS / "openapi.yaml").read_text())
-        schemas = {path.name: json.loads(path.read_text()) for path in DOCS.glob("*.schema.json")}
-        contents = {**schemas, **{schema["$id"]: schema for schema in schemas.values()}, "openapi.yaml": self.document}
-        self._registry: Registry[Any] = Registry().with_resources(
-            (name, Resource.from_contents(content, default_specification=DRAFT202012))
-            for name, content in contents.items()
-        )
+        resource = Resource.from_contents(self.document, default_specification=DRAFT202012)
+        self._registry: Registry[Any] = Registry().with_resource("openapi.yaml", resource)
         self.operations: dict[str, dict[str, Any]] = {
             f"{method.upper()} {path}": operation
             for path, item in self.document["paths"].items()
@@ -44,7 +40,8 @@ class Contract:
         found = set()
         for status, content in self.content(route).items():
             if PROBLEM in content:
-                error = self._resolve(content[PROBLEM])["properties"]["error"]
+                problem = content[PROBLEM].get("anyOf", [content[PROBLEM]])[0]
+                error = problem["properties"]["error"]
                 found |= {(status, name) for name in error.get("enum", [error.get("const")])}
         return found
 
@@ -53,11 +50,7 @@ class Contract:
         schema = json.dumps(self.content(route)[status][kind]).replace('"#/', '"openapi.yaml#/')
         Draft202012Validator(json.loads(schema), registry=self._registry).validate(document)
 
-    def _resolve(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry that a reference within the document names; any other entry as it is."""
-        found: Any = self.document
-        if not entry.get("$ref", "").startswith("#/"):
-            return entry
-        for name in entry["$ref"].split("/")[1:]:
-            found = found[name]
-        return dict(found)
+    def _resolve(self, response: dict[str, Any]) -> dict[str, Any]:
+        """The response, also if a reference names it."""
+        name = response.get("$ref", "").removeprefix("#/components/responses/")
+        return dict(self.document["components"]["responses"][name]) if name else response

@@ -28,8 +28,11 @@ Written by make reference. It contains Redoc:
 <script type="application/json" id="document">{document}</script>
 <script>{script}</script>
 <script>
-Redoc.init(JSON.parse(document.getElementById("document").textContent), {{expandResponses: "200"}},
-  document.getElementById("reference"));
+Redoc.init(
+  JSON.parse(document.getElementById("document").textContent),
+  {{expandResponses: "200", jsonSamplesExpandLevel: "all", schemasExpansionLevel: 1}},
+  document.getElementById("reference"),
+);
 </script>
 </body>
 </html>

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_state.domain.merging import StateRecord, as_lists, from_lists
-from stream_state.domain.observations import Observations, not_found
+from stream_state.domain.observations import Observations, logged_in, not_found, offline, online
 from stream_state.domain.targets import Medium
 from tests.unit.observed import NOW_MS, TARGET, audio, end, event, join, leave, query, record_of, start, stop
 
@@ -27,7 +27,9 @@ EVENTS = st.builds(
 )
 VALUES = st.none() | st.booleans()
 QUERIES = st.builds(lambda at_ms, audio, video: query(at_ms, audio=audio, video=video), TIMES, VALUES, VALUES)
-OBSERVATIONS = st.one_of(EVENTS, EVENTS, QUERIES, st.builds(not_found, TIMES))
+LOGINS = st.builds(logged_in, TIMES, TIMES, st.sampled_from([None, "web", "ios"]))
+ASKED = st.one_of(QUERIES, LOGINS, *(st.builds(of, TIMES) for of in (not_found, online, offline)))
+OBSERVATIONS = st.one_of(EVENTS, EVENTS, ASKED)
 HISTORIES = st.lists(OBSERVATIONS, min_size=1, max_size=9)
 
 
@@ -62,16 +64,17 @@ def test_nothing_is_false_that_no_observation_called_off_or_ended(history: Histo
     for medium in Medium:
         queries = [marks[f"{medium}.query"].value for marks in history if f"{medium}.query" in marks]
         if state.media[medium].value is False:
-            assert False in queries or kinds & {*ENDS, f"{medium}.stop", f"{medium}.cut"}
+            assert False in queries or kinds & {*ENDS, f"{medium}.stop", f"{medium}.cut", "offline"}
     if state.present.value is False:
-        assert kinds & {*ENDS, "absent"}
+        assert kinds & {*ENDS, "absent", "offline"}
 
 
 @given(HISTORIES, TIMES, DELAYS)
 def test_a_start_stands_until_a_newer_event_or_a_later_query(history: History, at_ms: int, delay_ms: int) -> None:
     # Given a start at or after each end and stop, and no query of later than the skew after it
     seen_ms = at_ms + min(delay_ms, 0)
-    latest = dict.fromkeys(("found", "absent", *(f"{medium}.query" for medium in Medium)), seen_ms + 5000)
+    asked = ("found", "absent", "online", "offline", "login", *(f"{medium}.query" for medium in Medium))
+    latest = dict.fromkeys(asked, seen_ms + 5000)
     before = [one for one in history if all(mark.at_ms <= latest.get(kind, at_ms) for kind, mark in one.items())]
 
     state = record_of(*before, audio(at_ms, arrived_at_ms=at_ms + delay_ms)).state

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from stream_state.domain.observations import Observations, not_found
+from stream_state.domain.observations import Observations, logged_in, not_found, offline, online
 from stream_state.domain.states import state_of
 from stream_state.domain.targets import Medium
 from tests.unit.observed import audio, cut, end, event, join, leave, lost, query, record_of, start, stop
@@ -83,6 +83,42 @@ HISTORIES: dict[str, tuple[History, Expected, Expected]] = {
     "not found, then found": ([not_found(9_000), query(9_001)], False, None),
     "found and not found at once": ([not_found(9_000), query(9_000)], False, None),
     "found with nothing on": ([query(9_000)], False, None),
+    # Presence calls.
+    "offline, nothing else known": ([offline(9_000)], False, False),
+    "online, nothing else known": ([online(9_000)], None, True),
+    "leave lost, offline": ([start(1_000), offline(60_000)], False, False),
+    "on by a query, offline": ([query(1_000, video=True), offline(60_000)], False, False),
+    "on, offline 5 s later": ([start(1_000), offline(6_000)], True, True),
+    "on, offline 5 s and 1 ms later": ([start(1_000), offline(6_001)], False, False),
+    "offline, on 5 s later": ([offline(1_000), start(6_000)], True, True),
+    "on, joined again, offline 5 s later": ([start(1_000), join(60_000), offline(65_000)], None, True),
+    "offline, then joined": ([start(1_000), offline(60_000), join(90_000)], None, True),
+    "offline, then on": ([offline(60_000), start(90_000)], True, True),
+    "offline, then online": ([start(1_000), offline(60_000), online(90_000)], None, True),
+    "offline, then not found": ([start(1_000), offline(60_000), not_found(90_000)], False, False),
+    "offline, then found with nothing on": ([start(1_000), offline(60_000), query(90_000)], False, None),
+    "offline, then found on": ([stop(1_000), offline(60_000), query(90_000, video=True)], True, True),
+    "online and offline at once": ([online(9_000), offline(9_000)], None, True),
+    "online, then offline": ([online(9_000), offline(9_001)], False, False),
+    "stopped, offline, online": ([stop(1_000), offline(60_000), online(90_000)], None, True),
+    "lost in doubt, offline": ([start(1_000), lost(31_000), offline(37_000)], False, False),
+    "left, then online within the skew": ([join(1_000), leave(20_000), online(25_000)], False, None),
+    "left, then online": ([join(1_000), start(1_100), leave(20_000), online(25_001)], None, True),
+    "kicked, then online": ([start(1_000), end(20_000), online(25_001)], None, True),
+    "stopped, online": ([start(1_000), stop(2_000), online(25_001)], False, True),
+    "left, stopped, online": ([leave(1_000), stop(2_000), online(25_001)], False, True),
+    "stopped, left, online": ([stop(1_000), leave(2_000), online(25_001)], None, True),
+    "online long before a leave": ([start(1_000), online(10_000), leave(60_000)], False, False),
+    "online shortly before a leave": ([start(1_000), online(57_000), leave(60_000)], False, None),
+    "off by a query, online": ([query(1_000), online(25_001)], False, True),
+    # Logins.
+    "login after a leave": ([start(1_000), leave(10_000), logged_in(12_000, 10_001)], None, True),
+    "login before a leave of another connection": ([join(1_000), start(1_100), leave(9_000), logged_in(14_001, 1_000)], True, True),
+    "login before a leave, asked within the skew": ([join(1_000), start(1_100), leave(9_000), logged_in(14_000, 1_000)], False, None),
+    "login before a loss in doubt": ([join(1_000), start(1_100), lost(31_000), logged_in(37_000, 1_000)], True, True),
+    "login after the start, before a leave": ([start(1_000), leave(30_000), logged_in(37_000, 2_000)], None, True),
+    "login, then left": ([logged_in(9_000, 1_000), start(2_000), leave(60_000)], False, False),
+    "login before the end of the room": ([start(1_100), end(30_000), logged_in(37_000, 1_000)], None, True),
     # Events against queries.
     "on by a query, then lost 20 s later": ([query(10_000, video=True), lost(30_000)], None, None),
     "left, on by a query": ([join(1_000), leave(10_000), query(12_000, video=True)], None, None),

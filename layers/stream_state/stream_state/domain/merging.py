@@ -13,7 +13,7 @@ from stream_state.domain.observations import Mark, Observations
 from stream_state.domain.states import SKEW_MS, State, is_end_of_connection, state_of
 from stream_state.domain.targets import Target
 
-_QUERY_KINDS = frozenset({"found", "absent", "streaming"})
+_QUERY_KINDS = frozenset({"found", "absent", "streaming", "online", "offline", "login"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class StateRecord:
     def last_event_ms(self) -> int:
         """The time of the latest callback event, by the vendor's clock; 0 without any."""
         return max((mark.at_ms for kind, mark in self.observations.items() if not _is_of_query(kind)), default=0)
+
+    @property
+    def asked_at_ms(self) -> int:
+        """When the vendor was last asked; 0 if never."""
+        return max((mark.at_ms for kind, mark in self.observations.items() if _is_of_query(kind)), default=0)
 
     def merged(self, observations: Observations, now_ms: int) -> "Merge":
         """The record with more observations."""

@@ -4,7 +4,9 @@ Observations are kept by their kind, the latest of each kind. The kinds of a med
 `<medium>.start`, `<medium>.stop` (the stream was stopped) and `<medium>.cut` (the stream ended with its connection).
 The kinds of a user are `join`, `leave` (a connection was closed), `lost` (a connection was lost, or ended for a reason
 that is not known), `end` (the room ended, or the user was kicked), `found` and `absent` (a query found the user, or did
-not) and `streaming` (a query found a medium on). Ends of connections are kept by device too, as in `leave@web`.
+not), `streaming` (a query found a medium on), `online` and `offline` (a presence call listed the user as in the room, or
+not) and `login` (a presence call named the user's present connection). Ends of connections are kept by device too, as in
+`leave@web`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,8 @@ class Mark:
     """The time of an observation in milliseconds since 1970, and what it says besides its kind.
 
     `at_ms` is by the clock of whoever observed: the vendor's for events, ours for queries. `seen_ms` orders events
-    against queries: the earlier of the event's time and its first arrival. `device` is None where it is not known.
+    against queries: the earlier of the event's time and its first arrival. `device` is None where it is not known. Of a
+    `login`, `at_ms` is when the call was sent, and `seen_ms` when the connection began, by the vendor's clock.
     """
 
     at_ms: int
@@ -60,6 +63,34 @@ class QueryResult:
         }
         more = ("found", "streaming") if any(self.media.values()) else ("found",)
         return {**marks, **dict.fromkeys(more, Mark(self.sent_at_ms, self.sent_at_ms))}
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """The vendor's answer about a room: observations by user id, and those of every other user."""
+
+    users: Mapping[str, Observations]
+    others: Observations
+    rtc_request_id: str | None
+
+    def of(self, user_id: str) -> Observations:
+        """The observations of a user; none if the answer proves nothing of the user."""
+        return self.users.get(user_id, self.others)
+
+
+def online(sent_at_ms: int) -> Observations:
+    """The observation of a presence call that listed the user as in the room."""
+    return {"online": Mark(sent_at_ms, sent_at_ms)}
+
+
+def logged_in(sent_at_ms: int, login_ms: int, device: str | None = None) -> Observations:
+    """As `online`, with the time at which the user's connection began, by the vendor's clock."""
+    return {**online(sent_at_ms), "login": Mark(sent_at_ms, login_ms, device=device)}
+
+
+def offline(sent_at_ms: int) -> Observations:
+    """The observation of a presence call that proves that the user is not in the room."""
+    return {"offline": Mark(sent_at_ms, sent_at_ms)}
 
 
 def not_found(sent_at_ms: int) -> Observations:

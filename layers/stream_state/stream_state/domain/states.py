@@ -85,12 +85,39 @@ class _Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Connections:
-    """The latest join, the latest join or start, and the ends of connections with their graces."""
+    """The latest join, the latest join or start, the ends of connections with their graces, and `online`, `login`."""
 
     join: Mark | None
     joined: Mark | None
     ends: Sequence[tuple[Mark, int]]
+    online: Mark | None
+    login: Mark | None
     skew_ms: int
+
+    def after_login(self, start: Mark | None) -> "_Connections":
+        """Those of a stream that began with the latest login's connection or later.
+
+        A leave before the skew of the login's call was of another connection: this one was still there.
+        """
+        login = self.login
+        if login is None or start is None or start.at_ms < login.seen_ms:
+            return self
+        ends = [
+            (mark, grace_ms)
+            for mark, grace_ms in self.ends
+            if grace_ms == 0 or mark.at_ms < login.seen_ms or login.at_ms - mark.seen_ms <= self.skew_ms
+        ]
+        return replace(self, ends=ends)
+
+
+@dataclass(frozen=True, slots=True)
+class _Absence:
+    """What proves that the user has gone: `gone` by a query, `offline` by a presence call."""
+
+    gone: Mark | None
+    offline: Mark | None
+    # The user was seen, or joined, since the presence call or shortly before it.
+    is_back: bool
 
 
 def is_end_of_connection(kind: str) -> bool:
@@ -100,28 +127,42 @@ def is_end_of_connection(kind: str) -> bool:
 
 def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
     """The state by all observations: their order and their repeats do not matter."""
-    join, found, gone = (observations.get(kind) for kind in ("join", "found", "absent"))
-    if gone and found and found.at_ms >= gone.at_ms:
-        gone = None
+    kinds = ("found", "online", "login", "absent", "offline")
+    found, online, login, absent, offline = (observations.get(kind) for kind in kinds)
+    began = Mark(login.seen_ms, min(login.seen_ms, login.at_ms), device=login.device) if login else None
+    join, there = _latest([observations.get("join"), began]), _latest([found, online])
     joined = _latest([join, *(observations.get(f"{medium}.start") for medium in Medium)])
     marks: dict[str, list[Mark]] = defaultdict(list)
     for kind, mark in observations.items():
         marks[kind.partition("@")[0]].append(mark)
     ends = [(mark, grace_ms) for kind, grace_ms in _GRACE_MS.items() for mark in marks[kind]]
-    connections = _Connections(join, joined, ends, skew_ms)
+    connections = _Connections(join, joined, ends, online, login, skew_ms)
+    is_back = offline is not None and (
+        _is_since(there, offline) or (joined is not None and offline.at_ms - joined.seen_ms <= skew_ms)
+    )
+    absence = _Absence(None if _is_since(there, absent) else absent, offline, is_back)
     media, is_contradicted = {}, False
     for medium in Medium:
         start, stop = (observations.get(f"{medium}.{kind}") for kind in ("start", "stop"))
         cuts = [(mark, LOST_GRACE_MS) for mark in marks[f"{medium}.cut"]]
-        by_events = _medium_by_events(start, stop, replace(connections, ends=[*ends, *cuts]))
-        media[medium], disagree = _medium(by_events, observations.get(f"{medium}.query"), gone, skew_ms)
+        of_medium = connections.after_login(start)
+        by_events = _medium_by_events(start, stop, replace(of_medium, ends=[*of_medium.ends, *cuts]))
+        query = observations.get(f"{medium}.query")
+        query = query if offline is None or _is_since(query, offline) else None
+        media[medium], disagree = _medium(by_events, query, absence, skew_ms)
         is_contradicted |= disagree
     on = [value for value in media.values() if value.value]
     if on:
         newest = max(value.at_ms or 0 for value in on)
         return State(media, Value(value=True, at_ms=newest), is_contradicted)
-    by_events = _ended(joined, connections)
-    present, disagree = _present(by_events, found, gone, skew_ms)
+    by_events = _ended(joined, connections.after_login(joined))
+    gone = _latest([absent, offline])
+    if gone and _is_since(there, gone):
+        if by_events and gone.at_ms - by_events.since_ms > skew_ms:
+            # The user had gone meanwhile: what came before that proves no presence.
+            by_events = None
+        gone = None
+    present, disagree = _present(by_events, found, online, gone, skew_ms)
     streaming = observations.get("streaming")
     if by_events and present.value is False and not gone and streaming and streaming.at_ms >= by_events.unsure_from_ms:
         # A query saw a stream, perhaps of a newer connection than the one that ended.
@@ -132,7 +173,15 @@ def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
 def _medium_by_events(start: Mark | None, stop: Mark | None, connections: _Connections) -> _Verdict | None:
     """The value of a medium by its start and stop and by the ends; None if no event says anything of it."""
     verdict, joined = _ended(start, connections), connections.joined
-    if stop is None or (start and start.at_ms >= stop.at_ms):
+    stop = None if stop and start and start.at_ms >= stop.at_ms else stop
+    since_ms = max(mark.at_ms if mark else 0 for mark in (start, stop))
+    seen_ms = max((mark.seen_ms for mark, _ in connections.ends if mark.at_ms >= since_ms), default=None)
+    if stop is None and (verdict is None or verdict.value is not False):
+        return verdict
+    if seen_ms and connections.online and connections.online.at_ms - seen_ms > connections.skew_ms:
+        # The user came back, or the end was of another connection.
+        return _Verdict(None, seen_ms)
+    if stop is None:
         return verdict
     if joined and any(stop.at_ms <= mark.at_ms <= joined.at_ms for mark, _ in connections.ends):
         # An end and a join after it began a newer connection, of which the stop says nothing.
@@ -181,9 +230,9 @@ def _off(ends: Sequence[tuple[Mark, int]], skew_ms: int) -> _Verdict:
     )
 
 
-def _medium(event: _Verdict | None, query: Mark | None, gone: Mark | None, skew_ms: int) -> tuple[Value, bool]:
+def _medium(event: _Verdict | None, query: Mark | None, absence: _Absence, skew_ms: int) -> tuple[Value, bool]:
     """The value of a medium by events and queries, and whether the two disagree within the skew."""
-    disagree = False
+    gone, offline, disagree = absence.gone, absence.offline, False
     if event and query and query.at_ms - event.seen_ms <= skew_ms:
         if event.value is False and query.value and query.at_ms >= event.unsure_from_ms and not gone:
             return Value(None, event.seen_ms), True
@@ -194,6 +243,11 @@ def _medium(event: _Verdict | None, query: Mark | None, gone: Mark | None, skew_
         is_within = event.seen_ms - query.at_ms <= skew_ms
         disagree = is_within and not gone and query.value not in (None, event.value)
         query = None
+    if offline and query is None:
+        if event is None or offline.at_ms - event.since_ms > skew_ms:
+            # A user who is not in the room publishes nothing.
+            return Value(value=None if absence.is_back else False, at_ms=offline.at_ms), disagree
+        disagree |= event.value is not False and event.seen_ms - offline.at_ms <= skew_ms
     value = Value(query.value, query.at_ms) if query else Value(event.value, event.seen_ms) if event else Value()
     if gone is None or value.value is False or (event is None and query is None):
         return value, disagree
@@ -205,17 +259,29 @@ def _medium(event: _Verdict | None, query: Mark | None, gone: Mark | None, skew_
     return Value(value=False if is_ended else None, at_ms=gone.at_ms), False
 
 
-def _present(event: _Verdict | None, found: Mark | None, gone: Mark | None, skew_ms: int) -> tuple[Value, bool]:
-    """Presence by events and queries: a query proves absence, and ends older proof of it."""
+def _present(
+    event: _Verdict | None, found: Mark | None, online: Mark | None, gone: Mark | None, skew_ms: int
+) -> tuple[Value, bool]:
+    """Presence by events, queries and presence calls: a query proves absence, and ends older proof of it."""
     if gone:
         if event is None or event.value is False or gone.at_ms - event.since_ms > skew_ms:
             return Value(value=False, at_ms=gone.at_ms), False
         return Value(event.value, event.seen_ms), event.seen_ms - gone.at_ms <= skew_ms
+    if online and (event is None or online.at_ms - event.seen_ms > skew_ms):
+        return Value(value=True, at_ms=online.at_ms), False
+    if online and event and event.value is False and online.at_ms >= event.unsure_from_ms:
+        return Value(None, event.seen_ms), True
     if event is None or (event.value is False and found and found.at_ms - event.seen_ms > skew_ms):
         return Value(), False
     # A query so soon after an end in doubt settles nothing.
-    is_too_soon = event.in_doubt and found is not None and 0 <= found.at_ms - event.seen_ms <= skew_ms
+    there = _latest([found, online])
+    is_too_soon = event.in_doubt and there is not None and 0 <= there.at_ms - event.seen_ms <= skew_ms
     return Value(event.value, event.seen_ms), is_too_soon
+
+
+def _is_since(mark: Mark | None, other: Mark | None) -> bool:
+    """Whether a mark is there, and at the time of another that is there, or later."""
+    return mark is not None and other is not None and mark.at_ms >= other.at_ms
 
 
 def _latest(marks: Sequence[Mark | None]) -> Mark | None:

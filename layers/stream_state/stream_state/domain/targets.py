@@ -1,4 +1,4 @@
-"""Targets: a user in a room of an app, and the four media that the user can publish."""
+"""Targets: a user in a room of an app, or a whole room; and the four media that a user can publish."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,12 +21,33 @@ MEDIA_TYPES = {medium.title().replace("_", ""): medium for medium in Medium}
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Room:
+    """A room of an app; as a target it stands for all of its users."""
+
+    app_id: str
+    room_id: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The two ids by name."""
+        return {"app_id": self.app_id, "room_id": self.room_id}
+
+    def digest(self, *more: object) -> str:
+        """As of a user without a name, which no user has."""
+        return Target(self.app_id, self.room_id, "").digest(*more)
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Target:
     """A user in a room of an app."""
 
     app_id: str
     room_id: str
     user_id: str
+
+    @property
+    def room(self) -> Room:
+        """The room that the user is in."""
+        return Room(self.app_id, self.room_id)
 
     def as_dict(self) -> dict[str, str]:
         """The three ids by name."""

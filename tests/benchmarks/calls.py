@@ -146,7 +146,7 @@ def calling(turns: int = 120) -> dict[str, float]:
     with process(answer_at_once) as (vendor, _):
         url, *keys = vendor.get()
         settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": url})
-        client = VolcengineClient(settings, StaticKeys(SigningKeys(*keys)), FreeLimiter())
+        client = VolcengineClient(settings, StaticKeys(SigningKeys(*keys)), lambda _: FreeLimiter())
         peers = [sdk.caller(url, *keys) for sdk in (first_sdk, second_sdk)]
         host = urlsplit(url).netloc
         connection = HTTPConnection(host)

@@ -70,7 +70,7 @@ class Stack:
 
     def lookup(self, store: StateStore, *, delivers: bool = True) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-        rtc = VolcengineClient(self.settings, keys, FreeLimiter())
+        rtc = VolcengineClient(self.settings, keys, lambda _: FreeLimiter())
         return Lookup(rtc, store, Recorder.from_settings(self.settings, store, delivers=delivers))
 
     def delivery(self, store: StateStore) -> Delivery:

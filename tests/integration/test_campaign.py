@@ -83,7 +83,7 @@ from tests.integration import campaign
 from stream_state.adapters import volcengine
 from stream_state.adapters.queues import ResultsQueue
 
-def read(*arguments, read=volcengine.read_answer):
+def read(*arguments, read=volcengine.read_states):
     result = read(*arguments)
     return replace(result, media={medium: bool(value) for medium, value in result.media.items()})
 
@@ -91,7 +91,7 @@ def sign(auth, request, sign=volcengine.VolcengineAuth.__call__):
     print(sign(auth, request).headers)
     return request
 
-volcengine.read_answer, volcengine.VolcengineAuth.__call__ = read, sign
+volcengine.read_states, volcengine.VolcengineAuth.__call__ = read, sign
 ResultsQueue.send = lambda queue, messages, deadline: ["sent" for _ in messages]
 sys.exit(campaign.main(["--only", "odd answer, nothing stated"]))
 """

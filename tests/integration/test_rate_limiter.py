@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from stream_state.adapters import aws
-from stream_state.adapters.rate_limiter import Function, RateLimiter
+from stream_state.adapters.rate_limiter import Function, RateLimiter, rate_limiters
 from stream_state.errors import QuotaExceeded
 from stream_state.settings import Settings
 from tests.benchmarks.rate_limiter import Course, measure, worst_window
@@ -54,8 +54,10 @@ def make_settings(qps: int = 50, burst: int = 5, table: str = TABLE) -> Settings
     return Settings.from_environment({"RTC_APP_IDS": "app", "TABLE_NAME": table, **limits})
 
 
-def make_limiter(function: Function = "api", qps: int = 50, burst: int = 5, table: str = TABLE) -> RateLimiter:
-    return RateLimiter.from_settings(make_settings(qps, burst, table), function)
+def make_limiter(
+    function: Function = "api", qps: int = 50, burst: int = 5, table: str = TABLE, name: str = "rtc"
+) -> RateLimiter:
+    return rate_limiters(make_settings(qps, burst, table), function)(name)
 
 
 def test_each_grant_takes_one_slot_of_an_item_that_does_not_expire(dynamodb: Any) -> None:

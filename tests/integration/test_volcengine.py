@@ -65,7 +65,9 @@ def client(endpoint: str, adapter: BaseAdapter | None = None, timeout: float = 0
     names = ("RTC_READ_TIMEOUT", "RTC_CONNECT_TIMEOUT")
     environment = {"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": endpoint, **dict.fromkeys(names, str(timeout))}
     keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
-    return VolcengineClient(Settings.from_environment(environment), keys, FreeLimiter(), adapter=adapter, clock=Awake())
+    return VolcengineClient(
+        Settings.from_environment(environment), keys, lambda _: FreeLimiter(), adapter=adapter, clock=Awake()
+    )
 
 
 @pytest.fixture

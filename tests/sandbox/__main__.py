@@ -77,7 +77,7 @@ def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:
         print(problem, file=sys.stderr)
         return 2
     keys = StaticKeys(SigningKeys(access_key, secret_key, token or None))
-    client = VolcengineClient(settings, keys, NoLimiter())
+    client = VolcengineClient(settings, keys, lambda _: NoLimiter())
     asked = {"room_id": room_id, "user_id": user_id} | ({"app_id": app_id} if app_id else {})
     try:
         target = parse_target(asked, settings.rtc_app_ids)

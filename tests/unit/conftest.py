@@ -82,7 +82,7 @@ def make_rtc(
     settings: Settings, adapter: FakeAdapter, limiter: FreeLimiter, clock: Clock
 ) -> Callable[[Any], VolcengineClient]:
     """Makes a client that signs with the keys of a source."""
-    return lambda keys: VolcengineClient(settings, keys, limiter, adapter=adapter, clock=clock)
+    return lambda keys: VolcengineClient(settings, keys, lambda _: limiter, adapter=adapter, clock=clock)
 
 
 @pytest.fixture

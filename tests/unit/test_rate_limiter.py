@@ -653,10 +653,62 @@ def test_it_is_made_from_settings_with_short_time_outs_and_a_single_try(monkeypa
     asked: dict[str, Any] = {}
     monkeypatch.setattr(aws, "client", lambda service, **options: asked.update(options, service=service))
 
-    RateLimiter.from_settings(SETTINGS, "sweep")
+    rate_limiter.rate_limiters(SETTINGS, "sweep")
 
     assert asked["service"] == "dynamodb"
     assert asked["connect_timeout"] + asked["read_timeout"] <= 2
     assert asked["retries"]["total_max_attempts"] == 1
     with pytest.raises(SettingsError, match="TABLE_NAME"):
-        RateLimiter.from_settings(replace(SETTINGS, table_name=""), "api")
+        rate_limiter.rate_limiters(replace(SETTINGS, table_name=""), "api")
+
+
+@pytest.mark.parametrize(
+    ("name", "qps", "burst", "limit"), [("GetRoomOnlineUsers", 30, 3, 40), ("GetRoomUsersProperty#app", 8, 1, 10)]
+)
+def test_an_action_with_its_own_limit_has_an_item_and_a_rate_below_the_vendors(
+    name: str, qps: int, burst: int, limit: int
+) -> None:
+    clock = Turns()
+    table = SlowTable(clock)
+    main, limiter = make_limiter(clock, table), RateLimiter(table, SETTINGS, "api", clock, name=name)
+
+    # When a thread takes all that it can get in a time
+    main.acquire(FAR)
+    begun = []
+    for _ in range(3 * limit):
+        limiter.acquire(FAR)
+        begun.append(clock.seconds)
+
+    # Then even of calls that begin late a second holds no more than the vendor allows
+    longest = 1 + rate_limiter.LATE_US / 1e6
+    assert max(bisect.bisect_right(begun, since + longest) - at for at, since in enumerate(begun)) <= limit
+    assert begun[-1] - begun[0] == pytest.approx((3 * limit - burst) / qps, rel=0.02)
+    assert table.items["limiter"].keys() == {"rtc", name}
+
+
+def test_a_hold_of_the_main_item_stops_every_action_and_that_of_another_stops_its_own_alone() -> None:
+    clock = Turns()
+    table = SlowTable(clock)
+    main = make_limiter(clock, table)
+    others = [RateLimiter(table, SETTINGS, "api", clock, name=name, main=main) for name in rate_limiter.OWN_LIMITS]
+    for limiter in (main, *others):
+        limiter.acquire(FAR)
+
+    # When the vendor throttles one action
+    others[0].hold(30)
+    main.acquire(clock.seconds + 1)
+    others[1].acquire(clock.seconds + 1)
+    with pytest.raises(QuotaExceeded, match="on hold"):
+        others[0].acquire(clock.seconds + 1)
+    # And when an operator stops all calls
+    clock.sleep(60)
+    table.hold(int(clock.now()) + 900)
+    clock.sleep(1.1)
+    for limiter in (main, *others):
+        with pytest.raises(QuotaExceeded, match="on hold"):
+            limiter.acquire(clock.seconds + 10)
+    # Then calls go on when the hold is lifted
+    del table.items["limiter"]["rtc"]["hold_until"]
+    clock.sleep(1.1)
+    for limiter in (main, *others):
+        limiter.acquire(clock.seconds + 1)

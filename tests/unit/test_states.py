@@ -113,8 +113,16 @@ HISTORIES: dict[str, tuple[History, Expected, Expected]] = {
     "off by a query, online": ([query(1_000), online(25_001)], False, True),
     # Logins.
     "login after a leave": ([start(1_000), leave(10_000), logged_in(12_000, 10_001)], None, True),
-    "login before a leave of another connection": ([join(1_000), start(1_100), leave(9_000), logged_in(14_001, 1_000)], True, True),
-    "login before a leave, asked within the skew": ([join(1_000), start(1_100), leave(9_000), logged_in(14_000, 1_000)], False, None),
+    "login before a leave of another connection": (
+        [join(1_000), start(1_100), leave(9_000), logged_in(14_001, 1_000)],
+        True,
+        True,
+    ),
+    "login before a leave, asked within the skew": (
+        [join(1_000), start(1_100), leave(9_000), logged_in(14_000, 1_000)],
+        False,
+        None,
+    ),
     "login before a loss in doubt": ([join(1_000), start(1_100), lost(31_000), logged_in(37_000, 1_000)], True, True),
     "login after the start, before a leave": ([start(1_000), leave(30_000), logged_in(37_000, 2_000)], None, True),
     "login, then left": ([logged_in(9_000, 1_000), start(2_000), leave(60_000)], False, False),

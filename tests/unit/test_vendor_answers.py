@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_state.adapters import vendor_answers
 from stream_state.adapters.vendor_answers import Response, read_answer
 from stream_state.domain.observations import QueryResult
 from stream_state.domain.targets import Medium, Target
@@ -45,7 +46,8 @@ GOOD = json.dumps(envelope(GOOD_RESULT))
 def read(body: Any, status: int = 200, **headers: str) -> QueryResult:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_answer(Target("app-1", "class-1", "teacher"), SENT_AT_MS, Response(status, names, data), ("secret",))
+    answer = read_answer(SENT_AT_MS, Response(status, names, data), ("secret",))
+    return vendor_answers.read_states(Target("app-1", "class-1", "teacher"), answer)
 
 
 def read_states(stream_states: object) -> QueryResult:

@@ -17,7 +17,8 @@ from stream_state.adapters.credentials import CachedSecret, parse_signing_keys
 from stream_state.adapters.signing import SigningKeys
 from stream_state.adapters.vendor_http import MAX_BODY_BYTES
 from stream_state.adapters.volcengine import MAX_TRIES, RENEW_SECONDS, VolcengineClient
-from stream_state.domain.targets import Target
+from stream_state.domain.observations import logged_in, offline, online
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import (
     CredentialsUnavailable,
     QuotaExceeded,
@@ -84,7 +85,7 @@ class RecordingLimiter:
 
 def client_with(limiter: RecordingLimiter, settings: Settings, adapter: FakeAdapter) -> VolcengineClient:
     keys = StaticKeys(SigningKeys("unit-access-key", "unit-secret-key"))
-    return VolcengineClient(settings, keys, limiter, adapter=adapter, clock=limiter.clock)
+    return VolcengineClient(settings, keys, lambda _: limiter, adapter=adapter, clock=limiter.clock)
 
 
 def test_one_signed_get_asks_for_the_target(rtc: VolcengineClient, adapter: FakeAdapter, target: Target) -> None:
@@ -472,3 +473,73 @@ def test_no_output_shows_a_key_that_the_vendor_echoes(
         output = f"{shown}{logs.getvalue()}{capsys.readouterr().out}"
         assert "RtcCalls" in output
         assert "CANARY" not in output
+
+
+ROOM = Room("a/b", "class-1")
+SENT_AT_MS = 1_795_403_045_678
+
+
+def answered(result: object) -> Reply:
+    return Reply(200, {"ResponseMetadata": {"RequestId": "good-1"}, "Result": result})
+
+
+def test_presence_is_asked_for_a_room_or_for_some_of_its_users_each_by_its_own_limit(
+    settings: Settings, adapter: FakeAdapter, clock: Clock
+) -> None:
+    limiters: list[str] = []
+
+    def limiter_of(name: str) -> RecordingLimiter:
+        limiters.append(name)
+        return RecordingLimiter(clock)
+
+    keys = StaticKeys(SigningKeys("unit-access-key", "unit-secret-key"))
+    rtc = VolcengineClient(settings, keys, limiter_of, adapter=adapter, clock=clock)
+    lists = {"VisibleUserList": ["teacher"], "InvisibleUserList": []}
+    adapter.answer(
+        answered({"RoomExists": True, "TotalUser": 1, "TotalInvisibleUser": 0, **lists}),
+        answered({"UserList": [{"UserID": "b", "Status": 0}, {"UserID": "a", "Status": 1, "LoginTime": SENT_AT_MS}]}),
+    )
+
+    everyone = rtc.online_users(ROOM, DEADLINE)
+    some = rtc.users_property(ROOM, ["b", "a"], DEADLINE)
+
+    # Ids in their order, so that whoever sorts the values too finds the same signature
+    assert [request.url for request in adapter.requests] == [
+        "https://rtc.volcengineapi.com/?Action=GetRoomOnlineUsers&AppId=a%2Fb&RoomId=class-1&Version=2023-11-01",
+        "https://rtc.volcengineapi.com/?Action=GetRoomUsersProperty&AppId=a%2Fb&RoomId=class-1"
+        "&UserIds=a&UserIds=b&Version=2023-11-01",
+    ]
+    assert limiters == ["GetRoomOnlineUsers", "GetRoomUsersProperty#a/b"]
+    assert [everyone.of(name) for name in ("teacher", "b")] == [online(SENT_AT_MS), offline(SENT_AT_MS)]
+    assert [some.of(name) for name in ("a", "b", "c")] == [logged_in(SENT_AT_MS, SENT_AT_MS), offline(SENT_AT_MS), {}]
+
+
+@pytest.mark.parametrize("code", ["InternalError.RoomNotFound", "RoomNotExist"])
+def test_nobody_is_in_a_room_that_the_vendor_does_not_know(
+    rtc: VolcengineClient, adapter: FakeAdapter, code: str
+) -> None:
+    adapter.answer(failing(code, 404))
+
+    for presence in (rtc.online_users(ROOM, DEADLINE), rtc.users_property(ROOM, ["a"], DEADLINE)):
+        assert presence.of("a") == offline(SENT_AT_MS)
+
+
+@pytest.mark.parametrize("code", ["UnknownUser", "InternalError.UserNotFound", "UserNotExist"])
+def test_a_presence_call_that_knows_no_user_proves_nothing(
+    rtc: VolcengineClient, adapter: FakeAdapter, code: str
+) -> None:
+    adapter.answer(failing(code, 404))
+
+    with pytest.raises(TargetNotFound):
+        rtc.online_users(ROOM, DEADLINE)
+
+
+def test_presence_calls_are_retried_and_hold_their_own_action(
+    settings: Settings, adapter: FakeAdapter, clock: Clock
+) -> None:
+    limiter = RecordingLimiter(clock)
+    adapter.answer(failing("FlowLimitExceeded", 429), failing("InternalError", 500), answered({"RoomExists": False}))
+
+    assert client_with(limiter, settings, adapter).online_users(ROOM, DEADLINE).of("a")
+
+    assert (len(adapter.requests), limiter.holds) == (3, [1])

@@ -159,10 +159,10 @@ class RtcRequestRefused(StreamStateError):
 
 
 class RtcActionRetired(StreamStateError):
-    """The vendor withdrew GetUserStreamState."""
+    """The vendor withdrew the action."""
 
     default_status = 502
-    title = "Volcengine has withdrawn GetUserStreamState"
+    title = "Volcengine has withdrawn the action"
 
 
 class RtcProtocolError(StreamStateError):

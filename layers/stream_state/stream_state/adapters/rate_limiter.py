@@ -2,9 +2,10 @@
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from functools import cache
+from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -13,6 +14,13 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
 from stream_state.observability import logger, record
 from stream_state.settings import Settings
+
+# The names of the items: that of GetUserStreamState, whose hold is the kill switch of all calls, and others.
+MAIN, ONLINE_USERS, USERS_PROPERTY = "rtc", "GetRoomOnlineUsers", "GetRoomUsersProperty"
+# Calls a second and burst, by item, of actions with limits of their own: 40 a second, and 10 a second for each AppId. A
+# call begins up to `LATE_US` after its slot, so a second can hold the slots of 1.2 s: at most 30 * 1.2 + 3 = 39 and
+# 8 * 1.2 + 1 = 10 of them.
+OWN_LIMITS: Mapping[str, tuple[float, int]] = {ONLINE_USERS: (30, 3), USERS_PROPERTY: (8, 1)}
 
 type Function = Literal["api", "task", "sweep", "callback"]
 
@@ -28,7 +36,6 @@ LATE_US = 200_000
 # Without this pause, eight sweeps make 4.7 writes for a slot (2.3), and lookups wait 0.2 s (p99; 0.04 s).
 SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS = 2, 16
 
-_KEY: Mapping[str, Any] = {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}
 _NOT_ON_HOLD = "(attribute_not_exists(hold_until) OR hold_until <= :seconds)"
 # DynamoDB has no maximum of two values: the instance tries the likelier case first, that slots are reserved or none is.
 _BUSY = ("SET next_us = next_us + :more", f"next_us >= :now AND next_us <= :latest AND {_NOT_ON_HOLD}")
@@ -53,17 +60,28 @@ class RateLimiter:
     """GCRA on one DynamoDB item that all processes share; safe to share among threads.
 
     The item's `next_us` is the time at which the next call is due; calls may begin earlier than that by the burst. Its
-    `hold_until` (epoch seconds) stops all calls. The first thread in the queue asks the table for a block of slots.
+    `hold_until` (epoch seconds) stops the calls, and so does that of `main`, another action's rate limiter. The first
+    thread in the queue asks the table for a block of slots.
     """
 
-    def __init__(self, client: Any, settings: Settings, function: Function, clock: Clock = CLOCK) -> None:
+    def __init__(
+        self,
+        client: Any,
+        settings: Settings,
+        function: Function,
+        clock: Clock = CLOCK,
+        *,
+        name: str = MAIN,
+        main: "RateLimiter | None" = None,
+    ) -> None:
         self._client = client
-        self._item: Mapping[str, Any] = {"TableName": settings.table_name, "Key": _KEY}
-        self._function, self._clock = function, clock
+        key = {"pk": {"S": "limiter"}, "sk": {"S": name}}
+        self._item: Mapping[str, Any] = {"TableName": settings.table_name, "Key": key}
+        self._function, self._clock, self._main = function, clock, main
         self._is_patient = function in {"sweep", "callback"}
-        self._burst = settings.rtc_burst
+        qps, self._burst = OWN_LIMITS.get(name.partition("#")[0], (settings.rtc_qps, settings.rtc_burst))
         # Rounded up, so that the rate is never above the one configured.
-        self._interval_us = math.ceil(1_000_000 / settings.rtc_qps)
+        self._interval_us = math.ceil(1_000_000 / qps)
         # Patient functions leave half of the burst to callers who wait.
         self._tolerance_us = (self._burst // 2 if self._is_patient else self._burst - 1) * self._interval_us
         self._lock, self._view_lock = threading.Lock(), threading.Lock()
@@ -71,14 +89,6 @@ class RateLimiter:
         # The item as last seen and the time of that, the end of a pause after a failure, the time of the next question.
         self._next_us = self._hold_us = self._seen_us = self._failure_us = self._turn_us = 0
         self._spread_slots, self._was_busy = 0.0, False
-
-    @classmethod
-    def from_settings(cls, settings: Settings, function: Function) -> Self:
-        """The rate limiter on the table that `TABLE_NAME` names."""
-        settings.require("table_name")
-        # One try: the rate limiter itself decides what it tries again.
-        retries = {"mode": "standard", "total_max_attempts": 1}
-        return cls(aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries=retries), settings, function)
 
     def acquire(self, deadline: float) -> None:
         """Wait for a slot; raises `QuotaExceeded` if none comes before `deadline` (monotonic seconds).
@@ -166,7 +176,7 @@ class RateLimiter:
                 pause_us = int(self._clock.jitter(MAX_PAUSE_US / 2, MAX_PAUSE_US))
                 self._turn_us = self._failure_us = self._now_us() + pause_us
                 return False
-            self._next_us, self._hold_us = _number(item, "next_us"), _number(item, "hold_until") * 1_000_000
+            self._next_us, self._hold_us = _number(item, "next_us"), self._held_by(item)
             self._seen_us = now
             if is_granted or self._next_us > latest_us or self._hold_us > now:
                 break
@@ -217,7 +227,12 @@ class RateLimiter:
                 except (BotoCoreError, ClientError) as error:
                     logger.warning("A hold could not be looked up.", extra={"error": aws.error_code(error)})
                 self._seen_us = self._now_us()
-        return self._hold_us > self._now_us()
+        return self._hold_us > self._now_us() or (self._main is not None and self._main._is_on_hold())
+
+    def _held_by(self, item: Mapping[str, Any]) -> int:
+        """Until when the calls are on hold, by the item as just seen and by the main one."""
+        main_us = self._main._hold_us if self._main and self._main._is_on_hold() else 0
+        return max(_number(item, "hold_until") * 1_000_000, main_us)
 
     def _update(self, write: tuple[str, str], values: Mapping[str, int], tries: int = 2) -> tuple[bool, Any]:
         """Whether the condition of a write held, and the item; None for the item if the table fails."""
@@ -243,6 +258,17 @@ class RateLimiter:
 
     def _now_us(self) -> int:
         return int(self._clock.now() * 1_000_000)
+
+
+def rate_limiters(settings: Settings, function: Function) -> Callable[[str], RateLimiter]:
+    """The rate limiters on the table that `TABLE_NAME` names, each made when it is first asked for by its name."""
+    settings.require("table_name")
+    # One try: the rate limiter itself decides what it tries again.
+    retries = {"mode": "standard", "total_max_attempts": 1}
+    client = aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries=retries)
+    main = RateLimiter(client, settings, function)
+    own = cache(lambda name: RateLimiter(client, settings, function, name=name, main=main))
+    return lambda name: main if name == MAIN else own(name)
 
 
 def _number(item: Mapping[str, Any], name: str) -> int:

@@ -1,6 +1,6 @@
-"""The strict reading of the vendor's answer: a value that the answer does not say plainly is not known."""
+"""The strict reading of the vendor's answers: a value that an answer does not say plainly is not known."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from typing import Any
 from stream_state.adapters.vendor_errors import error_for_code, not_found, vendor_name
 from stream_state.domain.observations import QueryResult
 from stream_state.domain.parsing import JsonError, parse_json
-from stream_state.domain.targets import MEDIA_TYPES, Medium, Target
+from stream_state.domain.targets import MEDIA_TYPES, Medium, Room, Target
 from stream_state.errors import RtcProtocolError
 from stream_state.observability import logger
 
@@ -26,8 +26,17 @@ class Response:
     body: bytes
 
 
-def read_answer(target: Target, sent_at_ms: int, response: Response, secrets: tuple[str, ...]) -> QueryResult:
-    """The result in a response; success needs status 200, no Error, and a Result for the target asked."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The Result of a call that succeeded, and when the call was sent, in milliseconds since 1970."""
+
+    result: Mapping[str, Any]
+    sent_at_ms: int
+    rtc_request_id: str | None
+
+
+def read_answer(sent_at_ms: int, response: Response, secrets: tuple[str, ...]) -> Answer:
+    """The answer in a response; success needs status 200, no Error, and a Result that is an object."""
     try:
         envelope = parse_json(response.body)
     except JsonError:
@@ -50,14 +59,24 @@ def read_answer(target: Target, sent_at_ms: int, response: Response, secrets: tu
     if not isinstance(metadata, dict) or not isinstance(result, dict):
         detail = "Volcengine's answer is not JSON with ResponseMetadata and Result. Check RtcEndpoint."
         raise RtcProtocolError(detail, rtc_request_id=request_id)
-    if (result.get("RoomId"), result.get("UserId")) != (target.room_id, target.user_id):
+    return Answer(result, sent_at_ms, request_id)
+
+
+def read_states(target: Target, answer: Answer) -> QueryResult:
+    """The media of a target in an answer of GetUserStreamState; `RtcProtocolError` if it is about another target."""
+    if (answer.result.get("RoomId"), answer.result.get("UserId")) != (target.room_id, target.user_id):
         detail = "Volcengine's answer is not about the room and user that were asked for."
-        raise RtcProtocolError(detail, rtc_request_id=request_id)
-    media, oddities = _media(result.get("StreamStates"))
+        raise RtcProtocolError(detail, rtc_request_id=answer.rtc_request_id)
+    media, oddities = _media(answer.result.get("StreamStates"))
+    log_oddities(target, answer, oddities)
+    return QueryResult(media, answer.sent_at_ms, answer.rtc_request_id)
+
+
+def log_oddities(target: Target | Room, answer: Answer, oddities: Collection[str]) -> None:
+    """Log why an answer leaves something unknown, if it does."""
     if oddities:
-        keys = {**target.as_dict(), "rtc_request_id": request_id, "odd": sorted(oddities)}
+        keys = {**target.as_dict(), "rtc_request_id": answer.rtc_request_id, "odd": sorted(oddities)}
         logger.warning("Volcengine's answer leaves something unknown.", extra=keys)
-    return QueryResult(media, sent_at_ms, request_id)
 
 
 def _media(entries: object) -> tuple[dict[Medium, bool | None], set[str]]:

@@ -40,7 +40,7 @@ _PATTERNS = sorted(
 _ADVICE: Mapping[type[StreamStateError], str] = {
     TargetNotFound: "Volcengine does not know the room or the user. Check the ids, and that the user has joined.",
     RtcThrottled: "Volcengine throttled the call. Lower RtcQps, or find what else in the account calls this action.",
-    RtcActionRetired: "Volcengine has withdrawn GetUserStreamState. Use its callback events instead (EnableCallbacks).",
+    RtcActionRetired: "Volcengine has withdrawn the action. Use its callback events instead (EnableCallbacks).",
     RtcAccessDenied: "Volcengine denied access. Check the key's policies, and that the AppId is of its account.",
     RtcRequestRefused: "Volcengine calls the request malformed. Check RtcAppIds, RtcEndpoint and RtcRegion.",
     RtcUnavailable: "Volcengine failed to answer. Try again later.",

@@ -1,9 +1,14 @@
-"""The vendor's GetUserStreamState: a call with a slot and a signature, retried where that can help."""
+"""The vendor's calls, each with a slot and a signature, retried where that can help.
+
+GetUserStreamState says what a user publishes. The presence calls, GetRoomOnlineUsers and GetRoomUsersProperty, say who
+is in a room.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 from urllib.parse import quote
 
 import requests
@@ -11,18 +16,21 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from stream_state.adapters.credentials import signing_keys
-from stream_state.adapters.rate_limiter import Function, RateLimiter
+from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, rate_limiters
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
-from stream_state.adapters.vendor_answers import read_answer
+from stream_state.adapters.vendor_answers import Answer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys
+from stream_state.adapters.vendor_presence import read_online_users, read_users_property
 from stream_state.adapters.vendor_http import OneOriginAdapter, background, send, timed_out
 from stream_state.clock import CLOCK, Clock
-from stream_state.domain.observations import QueryResult
-from stream_state.domain.targets import Target
-from stream_state.errors import CredentialsUnavailable, RtcThrottled, StreamStateError
+from stream_state.domain.observations import Presence, QueryResult, offline
+from stream_state.domain.targets import Room, Target
+from stream_state.errors import CredentialsUnavailable, RtcThrottled, StreamStateError, TargetNotFound
 from stream_state.observability import logger, record, record_error
 from stream_state.settings import Settings
 
+# The most users that GetRoomUsersProperty can be asked about.
+MAX_USERS = 10
 MAX_TRIES = 3
 _BACKOFF_SECONDS = 0.2
 # The limiter holds the calls of all functions for this long if a throttling vendor names no time.
@@ -57,30 +65,54 @@ class Limiter(Protocol):
         """Let no call begin for so long."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Action[T]:
+    """A call: its name, version and ids, the name of its rate limiter, and the reading of its answer."""
+
+    name: str
+    version: str
+    app_id: str
+    ids: Sequence[tuple[str, str]]
+    limiter: str
+    read: Callable[[Answer], T]
+
+    @property
+    def query(self) -> str:
+        """The query of the call's URL."""
+        # The vendor's rules for room and user ids allow no character that would end them here.
+        ids = "".join(f"&{name}={value}" for name, value in self.ids)
+        return f"?Action={self.name}&AppId={quote(self.app_id, '')}{ids}&Version={self.version}"
+
+
 class VolcengineClient:
-    """Asks the vendor for stream states; safe to share among threads."""
+    """Asks the vendor for stream states and presence; safe to share among threads.
+
+    Every method takes its `deadline` in monotonic seconds. Its tries wait for slots for `max_wait_seconds` together. An
+    error that `before_call` raises prevents the call. Every method raises `QuotaExceeded`, and the errors whose names
+    begin with `Rtc` and `Credentials`.
+    """
 
     def __init__(
         self,
         settings: Settings,
         keys: KeySource,
-        limiter: Limiter,
+        limiter_of: Callable[[str], Limiter],
         *,
         adapter: BaseAdapter | None = None,
         clock: Clock = CLOCK,
     ) -> None:
-        self._url = f"{settings.rtc_endpoint}?Action=GetUserStreamState"
+        self._url = settings.rtc_endpoint
         self._region = settings.rtc_region
         self._keys = keys
-        self._limiter = limiter
+        self._limiter_of = limiter_of
         self._clock = clock
         self._adapter = adapter or OneOriginAdapter()
         self._timeouts = (settings.rtc_connect_timeout, settings.rtc_read_timeout)
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
-        """A client with the keys of the secret and the rate limiter on the table that the settings name."""
-        return cls(settings, signing_keys(settings), RateLimiter.from_settings(settings, function))
+        """A client with the keys of the secret and the rate limiters on the table that the settings name."""
+        return cls(settings, signing_keys(settings), rate_limiters(settings, function))
 
     def stream_state(
         self,
@@ -90,23 +122,65 @@ class VolcengineClient:
         max_wait_seconds: float = math.inf,
         before_call: Callable[[], None] = lambda: None,
     ) -> QueryResult:
-        """The media of a target as the vendor answers now; `deadline` in monotonic seconds.
+        """The media of a target as the vendor answers now; raises `TargetNotFound` too."""
+        ids = [("RoomId", target.room_id), ("UserId", target.user_id)]
+        read = partial(read_states, target)
+        action = _Action("GetUserStreamState", "2020-12-01", target.app_id, ids, MAIN, read)
+        return self._answer(action, deadline, max_wait_seconds, before_call)
 
-        The tries wait for slots for `max_wait_seconds` together. An error that `before_call` raises prevents the call.
-        Raises `TargetNotFound`, `QuotaExceeded` and the errors whose names begin with `Rtc` and `Credentials`.
-        """
+    def online_users(self, room: Room, deadline: float, *, max_wait_seconds: float = math.inf) -> Presence:
+        """Who is in a room as the vendor answers now."""
+        read = partial(read_online_users, room)
+        return self._presence("GetRoomOnlineUsers", room, [], ONLINE_USERS, read, deadline, max_wait_seconds)
+
+    def users_property(
+        self, room: Room, user_ids: Sequence[str], deadline: float, *, max_wait_seconds: float = math.inf
+    ) -> Presence:
+        """Who of at most ten users is in a room, and since when, as the vendor answers now."""
+        read, limiter = partial(read_users_property, room, user_ids), f"{USERS_PROPERTY}#{room.app_id}"
+        # Their order is part of what is signed.
+        ids = [("UserIds", user_id) for user_id in sorted(user_ids)]
+        return self._presence(USERS_PROPERTY, room, ids, limiter, read, deadline, max_wait_seconds)
+
+    def _presence(
+        self,
+        name: str,
+        room: Room,
+        ids: Sequence[tuple[str, str]],
+        limiter: str,
+        read: Callable[[Answer], Presence],
+        deadline: float,
+        max_wait_seconds: float,
+    ) -> Presence:
+        action = _Action(name, "2023-11-01", room.app_id, [("RoomId", room.room_id), *ids], limiter, read)
+        try:
+            return self._answer(action, deadline, max_wait_seconds)
+        except TargetNotFound as error:
+            if error.observed_at_ms is None or "Room" not in (error.rtc_code or ""):
+                raise
+            # As RoomExists false: nobody is in a room that does not exist.
+            return Presence({}, offline(error.observed_at_ms), error.rtc_request_id)
+
+    def _answer[T](
+        self,
+        action: _Action[T],
+        deadline: float,
+        max_wait_seconds: float,
+        before_call: Callable[[], None] = lambda: None,
+    ) -> T:
+        limiter = self._limiter_of(action.limiter)
         keys = _counted(self._keys.keys)
         may_renew_keys = True
         tries = 0
         while True:
             tries += 1
             asked_at = self._clock.monotonic()
-            self._limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
+            limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
             signed_at = self._clock.monotonic()
             max_wait_seconds -= signed_at - asked_at
             before_call()
             try:
-                return self._call(target, keys, deadline)
+                return self._call(action, keys, deadline)
             except StreamStateError as error:
                 if rejects_keys(error) and may_renew_keys:
                     may_renew_keys = False
@@ -116,7 +190,7 @@ class VolcengineClient:
                     logger.info("Volcengine rejected the signing keys; the next try signs with those of the secret.")
                     continue
                 if isinstance(error, RtcThrottled):
-                    self._limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
+                    limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
                 pause = self._pause_after(error, tries)
                 if pause is None or self._clock.monotonic() + pause + MIN_CALL_SECONDS > deadline:
                     raise
@@ -136,28 +210,26 @@ class VolcengineClient:
         except TimeoutError:
             raise CredentialsUnavailable("Secrets Manager did not answer in time. Try again later.") from None
 
-    def _call(self, target: Target, keys: SigningKeys, deadline: float) -> QueryResult:
+    def _call[T](self, action: _Action[T], keys: SigningKeys, deadline: float) -> T:
         started = self._clock.monotonic()
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
         record("RtcCalls")
         sent_at_ms = self._clock.now_ms()
         try:
-            return _counted(partial(self._ask, target, keys, sent_at_ms, deadline - started))
+            return _counted(partial(self._ask, action, keys, sent_at_ms, deadline - started))
         finally:
             record("RtcLatency", (self._clock.monotonic() - started) * 1000, "Milliseconds")
 
-    def _ask(self, target: Target, keys: SigningKeys, sent_at_ms: int, seconds_left: float) -> QueryResult:
-        response = send(self._adapter, self._signed(target, keys), *self._timeouts, seconds_left)
-        return read_answer(target, sent_at_ms, response, keys.secrets)
+    def _ask[T](self, action: _Action[T], keys: SigningKeys, sent_at_ms: int, seconds_left: float) -> T:
+        response = send(self._adapter, self._signed(action, keys), *self._timeouts, seconds_left)
+        return action.read(read_answer(sent_at_ms, response, keys.secrets))
 
-    def _signed(self, target: Target, keys: SigningKeys) -> requests.PreparedRequest:
+    def _signed(self, action: _Action[Any], keys: SigningKeys) -> requests.PreparedRequest:
         # A session of `requests` would look for cookies, proxies and hooks, which these requests never have.
         request = requests.PreparedRequest()
         request.method = "GET"
-        # The vendor's rules for room and user ids allow no character that would end them here.
-        request.url = f"{self._url}&AppId={quote(target.app_id, '')}&RoomId={target.room_id}&UserId={target.user_id}"
-        request.url += "&Version=2020-12-01"
+        request.url = self._url + action.query
         request.headers = CaseInsensitiveDict(_HEADERS)
         return VolcengineAuth(keys, "rtc", self._region, self._clock)(request)
 

@@ -15,7 +15,7 @@ from stream_state.domain.targets import MEDIA_TYPES
 MAX_AHEAD_MS = 900_000
 # A Timestamp that is further from the EventTime is not one in milliseconds.
 MAX_DISAGREEMENT_MS = 3_600_000
-_EARLIEST_MS = 10**12
+EARLIEST_MS = 10**12
 # A time of more digits is none, and Python reads no text of thousands of them.
 _MAX_DIGITS = 20
 _SIGNED = ("EventType", "EventData", "EventTime", "EventId", "AppId", "Version", "Nonce")
@@ -76,9 +76,7 @@ class CallbackEvent:
             raise invalid("Timestamp", f"is more than {MAX_AHEAD_MS // 1000} seconds ahead of now")
         event_type = fields["EventType"]
         user_id = None if event_type == _ROOM_ENDS else parse_id(data.get("UserId"), "UserId")
-        device = data.get("DeviceType")
-        is_name = isinstance(device, str) and _DEVICE.fullmatch(device) is not None
-        mark = Mark(at_ms, min(at_ms, received_at_ms), device=device if is_name else None)
+        mark = Mark(at_ms, min(at_ms, received_at_ms), device=parse_device(data.get("DeviceType")))
         room_id = parse_id(data.get("RoomId"), "RoomId")
         kind = _kind(event_type, data.get("Reason"))
         return cls(fields["AppId"], room_id, user_id, at_ms, kind, mark, has_plausible_time)
@@ -89,6 +87,11 @@ def has_observation(event_type: str) -> bool | None:
     if _STREAM.fullmatch(event_type) or event_type in _JOINS | _LEAVES | {_ROOM_ENDS}:
         return True
     return False if event_type in _WITHOUT_OBSERVATION else None
+
+
+def parse_device(value: object) -> str | None:
+    """A DeviceType if it is a name; else None, for a device that is not known."""
+    return value if isinstance(value, str) and _DEVICE.fullmatch(value) else None
 
 
 def signature(fields: Mapping[str, str], key: str) -> str:
@@ -132,7 +135,7 @@ def _time_ms(timestamp: object, event_time: str) -> tuple[int, bool]:
     except ValueError:
         parsed = None
     if parsed is None or parsed.tzinfo is None:
-        if given is None or given < _EARLIEST_MS:
+        if given is None or given < EARLIEST_MS:
             raise invalid("EventTime", "must be a time with its zone where the Timestamp is none in milliseconds")
         return given, True
     event_time_ms = int(parsed.timestamp() * 1000)

@@ -58,6 +58,11 @@ def parse_id(value: object, where: str) -> str:
     return value
 
 
+def is_id(value: object) -> bool:
+    """Whether a value keeps the vendor's rules for room and user ids."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
 def parse_path_id(value: object, where: str) -> str:
     """As `parse_id`, for an id in a path, where `.` and `..` have another meaning."""
     if value in (".", ".."):

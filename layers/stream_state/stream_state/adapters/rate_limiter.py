@@ -108,7 +108,7 @@ class RateLimiter:
             self._clock.sleep(max(caller.slot_us - self._now_us(), 0) / 1_000_000)
             if self._now_us() - caller.slot_us > LATE_US and not was_late:
                 was_late = True
-            elif not self._is_on_hold():
+            elif self.held_until_us() <= self._now_us():
                 break
         record("QuotaGranted")
         record("QuotaWait", (self._clock.monotonic() - started) * 1000, "Milliseconds", function=self._function)
@@ -123,6 +123,18 @@ class RateLimiter:
             self._hold_us, self._seen_us = until * 1_000_000, self._now_us()
         logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
         self._update(_HOLD, {":until": until})
+
+    def held_until_us(self) -> int:
+        """Until when calls are on hold, by a view of the item that is fresh enough; one read serves all threads."""
+        with self._view_lock:
+            if self._now_us() - self._seen_us > HOLD_VIEW_US:
+                try:
+                    answer = self._client.get_item(**self._item, ConsistentRead=True)
+                    self._hold_us = _number(answer.get("Item", {}), "hold_until") * 1_000_000
+                except (BotoCoreError, ClientError) as error:
+                    logger.warning("A hold could not be looked up.", extra={"error": aws.error_code(error)})
+                self._seen_us = self._now_us()
+        return max(self._hold_us, self._main.held_until_us() if self._main else 0)
 
     def _queue_up(self, caller: _Caller) -> None:
         """Wait for a slot from another thread or for the deadline; the first in the queue asks the table."""
@@ -176,7 +188,9 @@ class RateLimiter:
                 pause_us = int(self._clock.jitter(MAX_PAUSE_US / 2, MAX_PAUSE_US))
                 self._turn_us = self._failure_us = self._now_us() + pause_us
                 return False
-            self._next_us, self._hold_us = _number(item, "next_us"), self._held_by(item)
+            self._next_us, self._hold_us = _number(item, "next_us"), _number(item, "hold_until") * 1_000_000
+            if self._main:
+                self._hold_us = max(self._hold_us, self._main.held_until_us())
             self._seen_us = now
             if is_granted or self._next_us > latest_us or self._hold_us > now:
                 break
@@ -216,23 +230,6 @@ class RateLimiter:
     def _outlook(self) -> tuple[int, str]:
         """The time before which no slot can be had, and the reason."""
         return max((self._next_us - self._tolerance_us, _FULL), (self._hold_us, _ON_HOLD), (self._failure_us, _FAILED))
-
-    def _is_on_hold(self) -> bool:
-        """Whether calls are on hold, by a view of the item that is fresh enough; one read serves all threads."""
-        with self._view_lock:
-            if self._now_us() - self._seen_us > HOLD_VIEW_US:
-                try:
-                    answer = self._client.get_item(**self._item, ConsistentRead=True)
-                    self._hold_us = _number(answer.get("Item", {}), "hold_until") * 1_000_000
-                except (BotoCoreError, ClientError) as error:
-                    logger.warning("A hold could not be looked up.", extra={"error": aws.error_code(error)})
-                self._seen_us = self._now_us()
-        return self._hold_us > self._now_us() or (self._main is not None and self._main._is_on_hold())
-
-    def _held_by(self, item: Mapping[str, Any]) -> int:
-        """Until when the calls are on hold, by the item as just seen and by the main one."""
-        main_us = self._main._hold_us if self._main and self._main._is_on_hold() else 0
-        return max(_number(item, "hold_until") * 1_000_000, main_us)
 
     def _update(self, write: tuple[str, str], values: Mapping[str, int], tries: int = 2) -> tuple[bool, Any]:
         """Whether the condition of a write held, and the item; None for the item if the table fails."""

@@ -29,6 +29,9 @@ LISTED = {
 NO_BOOLS: list[Any] = [None, 0, 1, "true", "false", "", [], {}]
 NO_NUMBERS: list[Any] = [None, "3", 3.0, True, -1, 2, 4, [], {}]
 NO_LISTS: list[Any] = [None, {}, "teacher", 0, False]
+STRANGERS: list[Any] = ["somebody", "Teacher", None, 7, ["teacher"]]
+NO_IDS: list[Any] = [None, 7, "", "a b", ["guest"], "x" * 129, "teacher"]
+NO_STATUS: list[Any] = [None, 2, -1, "0", "1", 0.0, 1.0, True, False, [], {}]
 LOGIN_MS = SENT_AT_MS - 60_000
 type Others = dict[str, Any]
 
@@ -89,7 +92,7 @@ def test_an_answer_that_does_not_say_whether_the_room_exists_is_an_error(result:
         *({"TotalInvisibleUser": other} for other in [*NO_NUMBERS[:5], 0, 2]),
         *({"VisibleUserList": other} for other in [*NO_LISTS, ["teacher"], []]),
         *({"InvisibleUserList": other} for other in [*NO_LISTS, []]),
-        *({"VisibleUserList": ["teacher", other]} for other in (None, 7, "", "a b", ["guest"], "x" * 129, "teacher")),
+        *({"VisibleUserList": ["teacher", other]} for other in NO_IDS),
         {"VisibleUserList": ["teacher", "guest", None], "TotalUser": 4},
         {"VisibleUserList": ["teacher", "robot"]},
         {"VisibleUserList": ["teacher", "guest", "teacher"]},
@@ -144,10 +147,10 @@ def test_a_device_that_is_no_name_is_left_out(device: Any) -> None:
 @pytest.mark.parametrize(
     "entries",
     [
-        *([entry(status=other)] for other in (None, 2, -1, "0", "1", 0.0, 1.0, True, False, [], {})),
+        *([entry(status=other)] for other in NO_STATUS),
         [{"UserID": "teacher"}],
         [{"Status": 0}],
-        *([entry(other, 0)] for other in ("somebody", "Teacher", None, 7, ["teacher"])),
+        *([entry(other, 0)] for other in STRANGERS),
         [entry(status=0), entry(status=1)],
         [entry(LoginTime=LOGIN_MS), entry(LoginTime=LOGIN_MS + 1)],
         [None, 0, "teacher", [], ["teacher", 0]],

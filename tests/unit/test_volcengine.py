@@ -506,8 +506,7 @@ def test_presence_is_asked_for_a_room_or_for_some_of_its_users_each_by_its_own_l
     # Ids in their order, so that whoever sorts the values too finds the same signature
     assert [request.url for request in adapter.requests] == [
         "https://rtc.volcengineapi.com/?Action=GetRoomOnlineUsers&AppId=a%2Fb&RoomId=class-1&Version=2023-11-01",
-        "https://rtc.volcengineapi.com/?Action=GetRoomUsersProperty&AppId=a%2Fb&RoomId=class-1"
-        "&UserIds=a&UserIds=b&Version=2023-11-01",
+        "https://rtc.volcengineapi.com/?Action=GetRoomUsersProperty&AppId=a%2Fb&RoomId=class-1&UserIds=a&UserIds=b&Version=2023-11-01",
     ]
     assert limiters == ["GetRoomOnlineUsers", "GetRoomUsersProperty#a/b"]
     assert [everyone.of(name) for name in ("teacher", "b")] == [online(SENT_AT_MS), offline(SENT_AT_MS)]

@@ -20,8 +20,8 @@ from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERT
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
 from stream_state.adapters.vendor_answers import Answer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys
-from stream_state.adapters.vendor_presence import read_online_users, read_users_property
 from stream_state.adapters.vendor_http import OneOriginAdapter, background, send, timed_out
+from stream_state.adapters.vendor_presence import read_online_users, read_users_property
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.observations import Presence, QueryResult, offline
 from stream_state.domain.targets import Room, Target

@@ -4,9 +4,9 @@ Observations are kept by their kind, the latest of each kind. The kinds of a med
 `<medium>.start`, `<medium>.stop` (the stream was stopped) and `<medium>.cut` (the stream ended with its connection).
 The kinds of a user are `join`, `leave` (a connection was closed), `lost` (a connection was lost, or ended for a reason
 that is not known), `end` (the room ended, or the user was kicked), `found` and `absent` (a query found the user, or did
-not), `streaming` (a query found a medium on), `online` and `offline` (a presence call listed the user as in the room, or
-not) and `login` (a presence call named the user's present connection). Ends of connections are kept by device too, as in
-`leave@web`.
+not), `streaming` (a query found a medium on), `online` and `offline` (a presence call said that the user is in the
+room, or not) and `login` (a presence call named the user's present connection). Ends of connections are kept by device
+too, as in `leave@web`.
 """
 
 from collections.abc import Mapping

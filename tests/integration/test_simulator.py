@@ -1,6 +1,7 @@
 """The RTC simulator keeps the vendor's rules, so that whatever passes it would pass there."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -35,14 +36,18 @@ def http() -> requests.Session:
 
 
 def ask(
-    http: requests.Session, sim: Simulator, keys: Keys = KEYS, *, minutes: int = 0, **changes: str | None
+    http: requests.Session, sim: Simulator, keys: Keys = KEYS, *, minutes: int = 0, **changes: Any
 ) -> requests.Response:
     params = {"Action": "GetUserStreamState", "Version": "2020-12-01", "AppId": APP_ID, "RoomId": "class-1"}
     given = {**params, "UserId": USER, **changes}
-    query = urlencode({name: value for name, value in given.items() if value is not None})
+    query = urlencode({name: value for name, value in given.items() if value is not None}, doseq=True)
     host, at = sim.url.removeprefix("http://"), datetime.now(UTC) + timedelta(minutes=minutes)
     headers = official_signer.headers_signed_by_vendor("GET", host, "/", query, keys, at)
     return http.get(f"{sim.url}/?{query}", headers=headers, timeout=10, allow_redirects=False)
+
+
+def ask_presence(http: requests.Session, sim: Simulator, action: str, **changes: Any) -> requests.Response:
+    return ask(http, sim, **{"Action": action, "Version": "2023-11-01", "UserId": None, **changes})
 
 
 def code(response: requests.Response) -> Code:
@@ -86,6 +91,62 @@ def test_a_call_that_breaks_a_rule_is_refused(
     sim: Simulator, http: requests.Session, given: dict[str, Any], expected: Code
 ) -> None:
     assert code(ask(http, sim, **given)) == expected
+
+
+def test_who_is_in_a_room_is_told_by_two_calls(sim: Simulator, http: requests.Session) -> None:
+    before_ms = time.time() * 1000
+    sim.join("class-1", "robot", device="linux", is_visible=False)
+
+    listed = ask_presence(http, sim, "GetRoomOnlineUsers").json()["Result"]
+    some = ask_presence(http, sim, "GetRoomUsersProperty", UserIds=["nobody", "robot"]).json()["Result"]["UserList"]
+
+    assert listed == {
+        "RoomExists": True,
+        "TotalUser": 2,
+        "TotalInvisibleUser": 1,
+        "VisibleUserList": [USER],
+        "InvisibleUserList": ["robot"],
+    }
+    assert before_ms - 1 <= some[1].pop("LoginTime") <= time.time() * 1000
+    robot = {"UserID": "robot", "Status": 1, "Role": 2, "DeviceType": "linux"}
+    assert some == [{"UserID": "nobody", "Status": 0}, robot]
+    no_room = ask_presence(http, sim, "GetRoomOnlineUsers", RoomId="class-2").json()["Result"]
+    assert no_room == {"RoomExists": False}
+
+
+@pytest.mark.parametrize(
+    ("action", "given", "expected"),
+    [
+        ("GetRoomOnlineUsers", {"RoomId": None}, (400, "MissingParameter", 0)),
+        ("GetRoomOnlineUsers", {"Version": "2020-12-01"}, (404, "InvalidActionOrVersion", 100008)),
+        ("GetRoomOnlineUsers", {"AppId": "another"}, (400, "InvalidParameter.AccountIdMismatch", 0)),
+        ("GetRoomUsersProperty", {}, (400, "MissingParameter", 0)),
+        ("GetRoomUsersProperty", {"UserIds": [f"user-{n}" for n in range(11)]}, (400, "InvalidParameter", 0)),
+    ],
+)
+def test_a_presence_call_that_breaks_a_rule_is_refused(
+    sim: Simulator, http: requests.Session, action: str, given: dict[str, Any], expected: Code
+) -> None:
+    assert code(ask_presence(http, sim, action, **given)) == expected
+
+
+def test_each_call_has_its_limit_and_can_be_withdrawn(sim: Simulator, http: requests.Session) -> None:
+    sim.presence_per_second |= {"GetRoomOnlineUsers": 2, "GetRoomUsersProperty": 1}
+    sim.clock = lambda: 10.0
+
+    def asked(action: str, **more: Any) -> list[int]:
+        return [ask_presence(http, sim, action, **more).status_code for _ in range(3)]
+
+    assert asked("GetRoomOnlineUsers") == [200, 200, 429]
+    assert asked("GetRoomUsersProperty", UserIds=["a"]) == [200, 429, 429]
+    assert ask(http, sim).status_code == 200
+    assert sim.worst_seconds == {
+        "GetRoomOnlineUsers": 3,
+        f"GetRoomUsersProperty#{APP_ID}": 3,
+        "GetUserStreamState": 1,
+    }
+    sim.withdrawn.add("GetUserStreamState")
+    assert code(ask(http, sim)) == (404, "InvalidActionOrVersion", 100008)
 
 
 def test_an_unsigned_or_changed_call_is_refused(sim: Simulator, http: requests.Session) -> None:

@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,6 +29,10 @@ JSON = {"Content-Type": "application/json"}
 # The callback key of the vendor's console, and how often the vendor sends an event that is not answered 200.
 CALLBACK_KEY = "sandbox-callback-key"
 PUSH_TRIES = 3
+# The calls, with their versions.
+STREAM_STATE, ONLINE_USERS, USERS_PROPERTY = "GetUserStreamState", "GetRoomOnlineUsers", "GetRoomUsersProperty"
+VERSIONS = {STREAM_STATE: "2020-12-01", ONLINE_USERS: "2023-11-01", USERS_PROPERTY: "2023-11-01"}
+MAX_PROPERTIES, MAX_INVISIBLE = 10, 10_000
 METADATA = {"RequestId": "20261123030405SANDBOX", "Service": "rtc", "Region": "cn-north-1"}
 
 
@@ -149,6 +153,16 @@ class Arrival:
     headers: dict[str, str]
     outcome: str
     fault: bool
+    action: str
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A user's connection to a room, as GetRoomUsersProperty describes it."""
+
+    login_ms: int
+    device: str
+    is_visible: bool
 
 
 def verify_signature(request: Request, keys: Keys) -> bool:
@@ -190,22 +204,32 @@ class Simulator(LoopbackServer):
         self.rotate(KEYS)
         self.app_ids: tuple[str, ...] = (APP_ID,)
         self.verify = verify
+        # None: no call is limited. The presence calls have limits of their own, the last one for each AppId.
         self.calls_per_second: int | None = 60
+        self.presence_per_second = {ONLINE_USERS: 40, USERS_PROPERTY: 10}
+        self.withdrawn: set[str] = set()
         # The vendor does not publish what an unknown room or user gets: an error, or four zeros.
         self.unknown_is_error = True
         self.clock: Callable[[], float] = time.monotonic
         self.delay_seconds: Callable[[], float] = lambda: 0.0
         self.fault: Callable[[Exchange], Fault | None] = lambda exchange: None
         self.arrivals: deque[Arrival] = deque(maxlen=100_000)
-        self.worst_second = 0
+        # By call, GetRoomUsersProperty with its AppId.
+        self.worst_seconds: Counter[str] = Counter()
         self._faults: deque[Fault] = deque()
         self._rooms: dict[tuple[str, str], dict[str, set[str]]] = {}
-        self._arrived: deque[float] = deque()
-        self._granted: deque[float] = deque()
+        self._connections: dict[tuple[str, str, str], Connection] = {}
+        self._arrived: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._granted: defaultdict[str, deque[float]] = defaultdict(deque)
         self._lock = threading.RLock()
         # The address that callback events are sent to, if any.
         self.push_to: str | None = None
         super().__init__(self._answer)
+
+    @property
+    def worst_second(self) -> int:
+        """The most calls of GetUserStreamState in one second."""
+        return self.worst_seconds[STREAM_STATE]
 
     def rotate(self, *keys: Keys) -> None:
         """Accept only these key pairs from now on."""
@@ -215,12 +239,24 @@ class Simulator(LoopbackServer):
         """Let the next calls meet these faults, one each."""
         self._faults.extend(faults)
 
-    def join(self, room_id: str, user_id: str, app_id: str | None = None) -> set[str]:
+    def join(
+        self,
+        room_id: str,
+        user_id: str,
+        app_id: str | None = None,
+        *,
+        device: str = "web",
+        is_visible: bool = True,
+    ) -> set[str]:
         """Let a user enter a room, which comes to be with its first user; what the user publishes."""
-        users = self._rooms.setdefault((app_id or self.app_ids[0], room_id), {})
+        key = (app_id or self.app_ids[0], room_id)
+        users = self._rooms.setdefault(key, {})
         if user_id not in users:
+            self._connections[*key, user_id] = Connection(int(time.time() * 1000), device, is_visible)
             users[user_id] = set()
-            self._push("UserJoinRoom", app_id, RoomId=room_id, UserId=user_id)
+            self._push(
+                "UserJoinRoom" if is_visible else "InvisibleUserJoinRoom", app_id, RoomId=room_id, UserId=user_id
+            )
         return users[user_id]
 
     def leave(self, room_id: str, user_id: str, app_id: str | None = None, reason: str = "userLeave") -> None:
@@ -251,7 +287,8 @@ class Simulator(LoopbackServer):
         if self.push_to is None:
             return
         if "UserId" in data:
-            data["DeviceType"] = "web"
+            connection = self._connections.get((app_id or self.app_ids[0], data["RoomId"], data["UserId"]))
+            data["DeviceType"] = connection.device if connection else "web"
         fields = {"EventType": kind, "EventData": json.dumps(data), "AppId": app_id or self.app_ids[0]}
         event = signed(fields | {"EventId": secrets.token_hex(16), "Version": "2020-12-01", "Nonce": "aaBc"})
         with requests.Session() as session:
@@ -272,32 +309,36 @@ class Simulator(LoopbackServer):
         exchange = Exchange(request, params, 200, {"ResponseMetadata": metadata}, connection)
         outcome = "OK"
         with self._lock:
-            now = self.clock()
-            self._arrived.append(now)
-            for times in (self._arrived, self._granted):
+            now, action = self.clock(), called["Action"]
+            counted = f"{action}#{params.get('AppId')}" if action == USERS_PROPERTY else action
+            self._arrived[counted].append(now)
+            for times in (self._arrived[counted], self._granted[counted]):
                 while times and times[0] <= now - 1:
                     times.popleft()
-            self.worst_second = max(self.worst_second, len(self._arrived))
+            self.worst_seconds[counted] = max(self.worst_seconds[counted], len(self._arrived[counted]))
             try:
-                exchange.envelope["Result"] = self._look_up(request, params, now)
+                exchange.envelope["Result"] = self._look_up(request, params, now, self._granted[counted])
             except Refusal as refusal:
                 outcome, exchange.status, exchange.envelope["Result"] = refusal.code, refusal.status, {}
                 metadata["Error"] = {"CodeN": refusal.code_n, "Code": refusal.code, "Message": refusal.message}
             fault = self._faults.popleft() if self._faults else self.fault(exchange)
             headers = {name.lower(): value for name, value in request.headers}
-            self.arrivals.append(Arrival(headers, outcome, fault is not None))
+            self.arrivals.append(Arrival(headers, outcome, fault is not None, action))
         time.sleep(self.delay_seconds())
         return (fault or honest)(exchange)
 
-    def _look_up(self, request: Request, params: dict[str, str], now: float) -> dict[str, Any]:
-        called = (request.method, request.path, params.get("Action"), params.get("Version"))
-        if called != ("GET", "/", "GetUserStreamState", "2020-12-01"):
+    def _look_up(self, request: Request, params: dict[str, str], now: float, granted: deque[float]) -> dict[str, Any]:
+        action = params.get("Action", "")
+        called = (request.method, request.path, action, params.get("Version"))
+        if action in self.withdrawn or called != ("GET", "/", action, VERSIONS.get(action)):
             raise Refusal(404, "InvalidActionOrVersion", f"Could not find operation {called}.", 100008)
         self._check_signature(request)
-        if self.calls_per_second is not None and len(self._granted) >= self.calls_per_second:
+        most = self.calls_per_second
+        if most is not None and len(granted) >= self.presence_per_second.get(action, most):
             raise Refusal(429, "FlowLimitExceeded", "The request was rejected because of flow control.", 100018)
-        self._granted.append(now)
-        for name in ("AppId", "RoomId", "UserId"):
+        granted.append(now)
+        own = {STREAM_STATE: ("UserId",), ONLINE_USERS: (), USERS_PROPERTY: ("UserIds",)}[action]
+        for name in ("AppId", "RoomId", *own):
             if not params.get(name):
                 raise Refusal(400, "MissingParameter", f"The request is missing {name} parameter.")
             if name != "AppId" and not LEGAL_ID.fullmatch(params[name]):
@@ -305,12 +346,35 @@ class Simulator(LoopbackServer):
         if params["AppId"] not in self.app_ids:
             raise Refusal(400, "InvalidParameter.AccountIdMismatch", "The AppId does not belong to this account.")
         users = self._rooms.get((params["AppId"], params["RoomId"]))
+        if action == ONLINE_USERS:
+            return self._online_users(params, users)
+        if action == USERS_PROPERTY:
+            asked = [value for name, value in parse_qsl(request.query) if name == "UserIds"]
+            if len(asked) > MAX_PROPERTIES:
+                raise Refusal(400, "InvalidParameter", "There are too many UserIds.")
+            return {"UserList": [self._property(params, user_id, users or {}) for user_id in asked]}
         media = (users or {}).get(params["UserId"])
         if media is None and self.unknown_is_error:
             kind = "Room" if users is None else "User"
             raise Refusal(404, f"InternalError.{kind}NotFound", f"{kind} is not found.")
         entries = [{"MediaType": medium, "State": int(medium in (media or ()))} for medium in MEDIA]
         return {"RoomId": params["RoomId"], "UserId": params["UserId"], "StreamStates": entries}
+
+    def _online_users(self, params: dict[str, str], users: dict[str, set[str]] | None) -> dict[str, Any]:
+        if users is None:
+            return {"RoomExists": False}
+        room = (params["AppId"], params["RoomId"])
+        visible = [user_id for user_id in users if self._connections[*room, user_id].is_visible]
+        invisible = [user_id for user_id in users if user_id not in set(visible)]
+        lists = {"VisibleUserList": visible, "InvisibleUserList": invisible[:MAX_INVISIBLE]}
+        return {"RoomExists": True, "TotalUser": len(users), "TotalInvisibleUser": len(invisible), **lists}
+
+    def _property(self, params: dict[str, str], user_id: str, users: dict[str, set[str]]) -> dict[str, Any]:
+        if user_id not in users:
+            return {"UserID": user_id, "Status": 0}
+        connection = self._connections[params["AppId"], params["RoomId"], user_id]
+        login = {"LoginTime": connection.login_ms, "DeviceType": connection.device}
+        return {"UserID": user_id, "Status": 1, "Role": 1 if connection.is_visible else 2, **login}
 
     def _check_signature(self, request: Request) -> None:
         authorization = request.header("Authorization")

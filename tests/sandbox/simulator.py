@@ -337,14 +337,7 @@ class Simulator(LoopbackServer):
         if most is not None and len(granted) >= self.presence_per_second.get(action, most):
             raise Refusal(429, "FlowLimitExceeded", "The request was rejected because of flow control.", 100018)
         granted.append(now)
-        own = {STREAM_STATE: ("UserId",), ONLINE_USERS: (), USERS_PROPERTY: ("UserIds",)}[action]
-        for name in ("AppId", "RoomId", *own):
-            if not params.get(name):
-                raise Refusal(400, "MissingParameter", f"The request is missing {name} parameter.")
-            if name != "AppId" and not LEGAL_ID.fullmatch(params[name]):
-                raise Refusal(400, "InvalidParameter", f"{name} is not legal.")
-        if params["AppId"] not in self.app_ids:
-            raise Refusal(400, "InvalidParameter.AccountIdMismatch", "The AppId does not belong to this account.")
+        self._check_parameters(action, params)
         users = self._rooms.get((params["AppId"], params["RoomId"]))
         if action == ONLINE_USERS:
             return self._online_users(params, users)
@@ -359,6 +352,16 @@ class Simulator(LoopbackServer):
             raise Refusal(404, f"InternalError.{kind}NotFound", f"{kind} is not found.")
         entries = [{"MediaType": medium, "State": int(medium in (media or ()))} for medium in MEDIA]
         return {"RoomId": params["RoomId"], "UserId": params["UserId"], "StreamStates": entries}
+
+    def _check_parameters(self, action: str, params: dict[str, str]) -> None:
+        own = {STREAM_STATE: ("UserId",), ONLINE_USERS: (), USERS_PROPERTY: ("UserIds",)}[action]
+        for name in ("AppId", "RoomId", *own):
+            if not params.get(name):
+                raise Refusal(400, "MissingParameter", f"The request is missing {name} parameter.")
+            if name != "AppId" and not LEGAL_ID.fullmatch(params[name]):
+                raise Refusal(400, "InvalidParameter", f"{name} is not legal.")
+        if params["AppId"] not in self.app_ids:
+            raise Refusal(400, "InvalidParameter.AccountIdMismatch", "The AppId does not belong to this account.")
 
     def _online_users(self, params: dict[str, str], users: dict[str, set[str]] | None) -> dict[str, Any]:
         if users is None:

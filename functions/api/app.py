@@ -19,14 +19,18 @@ from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.adapters.watch_list import WatchList, parse_expires_in
 from stream_state.domain.documents import Answer
 from stream_state.domain.outcomes import item
-from stream_state.domain.parsing import parse_max_age, parse_targets
+from stream_state.domain.parsing import invalid, parse_max_age, parse_target, parse_target_or_room, parse_targets
 from stream_state.domain.requests import MAX_TARGETS
+from stream_state.domain.targets import Room, Target
+from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services.lookup import Lookup, deadline_of
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
+
+type Named = Callable[[Mapping[str, str], tuple[str, ...]], Target | Room]
 
 settings = Settings.from_environment(os.environ)
 table = Table.from_settings(settings)
@@ -47,41 +51,62 @@ def get_stream_state(request: Request) -> Response:
 
 
 def query_stream_states(request: Request) -> Response:
-    """Answer for several users, each with its state or a problem."""
+    """Answer for several users and whole rooms, each user with its state or a problem."""
     request.query(())
     body = request.json({"targets", "max_age"})
-    targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
+    targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS, parse_target_or_room)
     outcomes = lookup.some(targets, request.deadline, parse_max_age(body.get("max_age", 0)))
     return json_response(HTTPStatus.OK, {"results": [item(outcome.target, outcome.result()) for outcome in outcomes]})
 
 
 def list_room_states(request: Request) -> Response:
-    """List the last known states of a room's users, without a call to the vendor."""
-    query = request.query({"app_id", "next_token"})
-    app_id = request.app_id(query, settings.rtc_app_ids)
-    page = store.room(app_id, request.path_id("room_id"), page_key(query, parts=1))
-    answers = [Answer(record.target, record.state).document() for record in page.entries]
-    return page_response("results", answers, page.next_key)
+    """List the last known states of those who may be in a room; with `refresh` the first page asks the vendor."""
+    query = request.query({"app_id", "next_token", "present", "refresh"})
+    for name, values in {"present": ("any",), "refresh": ("true", "false")}.items():
+        if query.get(name, values[0]) not in values:
+            raise invalid(name, f"must be {' or '.join(values)}")
+    room, after = request.room(query, settings.rtc_app_ids), page_key(query, parts=1)
+    is_refreshed = query.get("refresh") == "true" and after is None
+    outcomes = lookup.some([room], request.deadline) if is_refreshed else []
+    results = {outcome.target: outcome.result() for outcome in outcomes}
+    if list(results) == [room] and isinstance(error := results[room], StreamStateError):
+        raise error
+    # The last word is about the room itself, if not all of its users could be asked about in time.
+    last = [item(room, results[room])] if room in results else []
+    page = store.room(room.app_id, room.room_id, after, to_merge=is_refreshed)
+    answers = [
+        item(record.target, results.get(record.target) or Answer(record.target, record.state).document())
+        for record in page.entries
+        if record.observations and ("present" in query or record.state.present.value is not False)
+    ]
+    return page_response("results", answers + last, page.next_key)
 
 
 def put_watch(request: Request) -> Response:
     """Have sweeps ask about a user until the watch expires."""
-    target = request.target(request.query({"app_id"}), settings.rtc_app_ids)
-    (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
-    return json_response(HTTPStatus.OK, watch.as_dict())
+    return _watch(request, request.target)
+
+
+def put_room_watch(request: Request) -> Response:
+    """Have sweeps ask about all users of a room until the watch expires."""
+    return _watch(request, request.room)
 
 
 def delete_watch(request: Request) -> Response:
     """Have sweeps ask about a user no more."""
-    watch_list.remove(request.target(request.query({"app_id"}), settings.rtc_app_ids))
-    return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
+    return _unwatch(request, request.target)
+
+
+def delete_room_watch(request: Request) -> Response:
+    """Have sweeps ask about a room no more; watches of its users stay."""
+    return _unwatch(request, request.room)
 
 
 def post_watches(request: Request) -> Response:
     """Have sweeps ask about several users until their watches expire."""
     request.query(())
     body = request.json({"targets", "expires_in"})
-    targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS)
+    targets = parse_targets(body.get("targets"), settings.rtc_app_ids, MAX_TARGETS, parse_target)
     watches = watch_list.add(targets, parse_expires_in(body))
     return json_response(HTTPStatus.OK, {"watches": [watch.as_dict() for watch in watches]})
 
@@ -92,6 +117,17 @@ def list_watches(request: Request) -> Response:
     return page_response("watches", [watch.as_dict() for watch in page.entries], page.next_key)
 
 
+def _watch(request: Request, target_of: Named) -> Response:
+    target = target_of(request.query({"app_id"}), settings.rtc_app_ids)
+    (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
+    return json_response(HTTPStatus.OK, watch.as_dict())
+
+
+def _unwatch(request: Request, target_of: Named) -> Response:
+    watch_list.remove(target_of(request.query({"app_id"}), settings.rtc_app_ids))
+    return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
+
+
 # API Gateway has matched the route already: a framework's router would match it again, and takes long to load.
 ROUTES: Mapping[str, Callable[[Request], Response]] = {
     "GET /rooms/{room_id}/users/{user_id}/stream-state": get_stream_state,
@@ -99,6 +135,8 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
     "GET /rooms/{room_id}/stream-states": list_room_states,
     "PUT /rooms/{room_id}/users/{user_id}/watch": put_watch,
     "DELETE /rooms/{room_id}/users/{user_id}/watch": delete_watch,
+    "PUT /rooms/{room_id}/watch": put_room_watch,
+    "DELETE /rooms/{room_id}/watch": delete_room_watch,
     "POST /watches": post_watches,
     "GET /watches": list_watches,
 }

@@ -7,6 +7,7 @@ from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.domain.outcomes import item
 from stream_state.domain.requests import TaskRequest
+from stream_state.domain.targets import Target
 from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services.delivery import Delivery
@@ -31,20 +32,21 @@ delivery = Delivery.from_settings(settings, store)
 def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
     """Answer for the target or targets of the event; a single target's error is raised by its name."""
     request = TaskRequest.parse(event, settings.rtc_app_ids)
+    first = request.targets[0]
     if request.is_single:
-        logger.append_keys(**request.targets[0].as_dict())
+        logger.append_keys(**first.as_dict())
     deadline = deadline_of(context, RESERVE_SECONDS)
-    if request.wait:
-        waits.begin_round(request.targets[0], request.wait, deadline)
+    if request.wait and isinstance(first, Target):
+        waits.begin_round(first, request.wait, deadline)
         return {}
-    if request.condition:
-        answer, holds = waits.check(request.targets[0], request.condition, deadline, request.max_age_seconds)
+    if request.condition and isinstance(first, Target):
+        answer, holds = waits.check(first, request.condition, deadline, request.max_age_seconds)
         return {**answer.document(), "holds": holds}
     calls_deadline = deadline_of(context, DELIVERY_SECONDS) if request.to_queue else deadline
     outcomes = lookup.some(request.targets, calls_deadline, request.max_age_seconds, logs_errors=not request.is_single)
     results = delivery.deliver(outcomes, deadline) if request.to_queue else [outcome.result() for outcome in outcomes]
-    if not request.is_single:
-        return {"results": [item(target, result) for target, result in zip(request.targets, results, strict=True)]}
-    if isinstance(results[0], StreamStateError):
-        raise results[0]
-    return results[0]
+    if request.is_single and [outcome.target for outcome in outcomes] == [first]:
+        if isinstance(results[0], StreamStateError):
+            raise results[0]
+        return results[0]
+    return {"results": [item(outcome.target, result) for outcome, result in zip(outcomes, results, strict=True)]}

@@ -21,7 +21,7 @@ from stream_state.domain.observations import Observations, QueryResult
 from stream_state.domain.states import State
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
-from stream_state.services import callbacks, delivery, lookup, sweep, watch_pass
+from stream_state.services import asking, callbacks, delivery, lookup, rooms, sweep, watch_pass
 from stream_state.services.recording import Recorder
 from stream_state.services.waking import Waking
 from tests.integration.truth_model import KEY, START_MS, Said
@@ -80,7 +80,7 @@ def on_one_thread() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):
         stack.callback(logging.disable, logging.NOTSET)
-        for module in (callbacks, delivery, lookup):
+        for module in (asking, callbacks, delivery, rooms):
             stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch.object(merging, "state_of", Remembered(vars(merging)["state_of"])))
         stack.enter_context(patch.object(watch_pass, "Thread", lambda **_: idle))
@@ -105,10 +105,10 @@ class Instance:
         sender, self.watch = delivery.Delivery(here, store, here, clock), watches.add
         more: Any = {"auto_watch": True, "clock": clock}
         self.callbacks = callbacks.Callbacks(keys, store, recorder, sender, watches, [APP_ID], **more)
-        self.lookup = lookup.Lookup(here, store, recorder, queries=queries, clock=clock)
+        self.lookup = lookup.Lookup(here, store, recorder, query="on" if queries else "off", clock=clock)
         self.sweep = sweep.Sweep(self.lookup, sender, store, watches, clock)
         api_recorder = Recorder(api_store, waking, here, delivers=False)
-        self.api = lookup.Lookup(here, api_store, api_recorder, queries=queries, clock=clock)
+        self.api = lookup.Lookup(here, api_store, api_recorder, query="on" if queries else "off", clock=clock)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         """A request to the table, as boto3 names it."""

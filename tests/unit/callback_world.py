@@ -107,7 +107,8 @@ class Receiver:
     def watches(self) -> dict[str, int]:
         """For how many seconds each user is still watched."""
         now = int(self.world.clock.now())
-        return {watch.target.user_id: watch.expires_at - now for watch in self.world.watch_list.page(None).entries}
+        entries = self.world.watch_list.page(None).entries
+        return {str(watch.as_dict().get("user_id")): watch.expires_at - now for watch in entries}
 
 
 def counted(capsys: pytest.CaptureFixture[str]) -> dict[str, list[tuple[str, float]]]:

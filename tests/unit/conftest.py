@@ -16,7 +16,7 @@ from stream_state import observability
 from stream_state.adapters.signing import SigningKeys
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.domain.targets import Target
-from stream_state.services import lookup as lookup_module
+from stream_state.services import asking
 from stream_state.settings import Settings
 from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FakeQueue, FreeLimiter
@@ -98,7 +98,7 @@ def world(clock: Clock) -> World:
 @pytest.fixture
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lookups ask about their targets in order."""
-    monkeypatch.setattr(lookup_module, "MAX_CONCURRENCY", 1)
+    monkeypatch.setattr(asking, "MAX_CONCURRENCY", 1)
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ from stream_state.services.waits import Waits
 from stream_state.services.waking import Waking
 from stream_state.settings import Settings
 from tests.unit.fakes import Clock
+from tests.unit.presence import MemoryPresence
 
 TABLE = "states"
 APP_ID = "661e8f2a9b3c4d5e6f708192"
@@ -358,11 +359,11 @@ class MemoryRetryQueue:
             raise DeliveryFailed("SQS did not accept the message (Down).")
 
 
-class MemoryRtc:
+class MemoryRtc(MemoryPresence):
     """The vendor: answers for each target from its script, the last entry for good, else that everything is off."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+        super().__init__(clock)
         self.calls: list[Target] = []
         self.waits: list[float] = []
         self.scripts: dict[Target, deque[Answer]] = {}
@@ -417,7 +418,7 @@ class World:
         client: Any = None,
         *,
         rechecks: bool = True,
-        queries: bool = True,
+        query: str = "on",
         workflows: MemoryWorkflows | None = None,
     ) -> None:
         self.clock = clock
@@ -432,7 +433,7 @@ class World:
         self.wait_list = WaitList(self.table)
         self.waking = Waking(self.wait_list, stands_in(self.workflows), clock)
         self.recorder = Recorder(self.store, self.waking, self.retry_queue, delivers=True)
-        self.lookup = Lookup(self.rtc, self.store, self.recorder, queries=queries, clock=clock)
+        self.lookup = Lookup(self.rtc, self.store, self.recorder, query=query, clock=clock)
         self.waits = Waits(self.lookup, self.store, self.wait_list, self.waking, clock)
         self.delivery = Delivery(self.queue, self.store, self.retry_queue, clock)
         self.sweep = Sweep(self.lookup, self.delivery, self.store, self.watch_list, clock)

@@ -182,7 +182,7 @@ def test_a_page_goes_on_after_the_key_that_the_last_one_gave(key: str, parts: in
     assert json.loads(page_response("results", [], None)["body"]) == {"results": [], "next_token": None}
 
 
-NO_KEYS = ["a b", "a/b", "x" * 129, "app-1#class-1#", "#", "\x00", "app#ro om#user", "x" * 2000 + "#class#user"]
+NO_KEYS = ["a b", "a/b", "x" * 129, "app-1##", "app-1#a b#", "#", "\x00", "app#ro om#user", "x" * 2000 + "#class#user"]
 NO_TOKENS = ["", "a", "teacher", "dGVhY2hlcg", "%%%%", "教室", "dGVh Y2hlcg==", "dGVhY2hlcg==\n", base64_of(b"\xff")]
 
 

@@ -459,7 +459,7 @@ def test_doubt_that_an_event_renews_before_its_recheck_is_settled_by_another_one
 
 def test_without_queries_doubt_stays(clock: Clock) -> None:
     """A recheck that was asked for before queries were switched off makes no call either."""
-    world = World(clock, rechecks=False, queries=False)
+    world = World(clock, rechecks=False, query="off")
     receiver = Receiver(world)
     play(receiver, DOUBT)
     assert world.retry_queue.rechecks == []

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_state.domain import parsing
-from stream_state.domain.parsing import parse_max_age, parse_target, parse_targets
-from stream_state.domain.targets import Target
+from stream_state.domain.parsing import parse_max_age, parse_target, parse_target_or_room, parse_targets
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import InvalidRequest
 
 APP_IDS = ("app-1", "app-2")
@@ -45,7 +45,7 @@ def test_an_id_that_no_path_can_carry_is_refused_in_a_path_alone(id_: str) -> No
 def test_a_target_is_of_the_first_app_unless_it_names_another() -> None:
     assert parse_target(IDS, APP_IDS) == TARGET
     assert parse_target({**IDS, "app_id": "app-2"}, APP_IDS) == Target("app-2", "class-1", "teacher")
-    assert parse_target({**IDS, "emit": "all"}, APP_IDS, more={"emit"}) == TARGET
+    assert parse_target_or_room({**IDS, "emit": "all"}, APP_IDS, more={"emit"}) == TARGET
     assert parsing.parse_app_id("app-2", APP_IDS) == "app-2"
     assert TARGET.as_dict() == {"app_id": "app-1", **IDS}
 
@@ -91,8 +91,21 @@ def test_a_target_is_an_object_with_both_ids(value: object) -> None:
     ],
 )
 def test_a_list_of_targets_is_refused_by_its_first_fault(value: object, complaint: str) -> None:
-    assert parse_targets([IDS] * 3, APP_IDS, 3) == [TARGET] * 3
-    assert refusal(parse_targets, value, APP_IDS, 3).startswith(complaint)
+    assert parse_targets([IDS] * 3, APP_IDS, 3, parse_target) == [TARGET] * 3
+    assert refusal(parse_targets, value, APP_IDS, 3, parse_target).startswith(complaint)
+    assert refusal(parse_targets, value, APP_IDS, 3, parse_target_or_room).startswith(complaint)
+
+
+def test_a_target_without_a_user_is_a_room_where_rooms_are_accepted() -> None:
+    room = {"room_id": "class-1"}
+
+    assert parse_target_or_room(room, APP_IDS) == Room("app-1", "class-1")
+    assert parse_target_or_room({**room, "app_id": "app-2"}, APP_IDS) == Room("app-2", "class-1")
+    assert parse_target_or_room({**room, "user_id": "teacher"}, APP_IDS) == TARGET
+    assert refusal(parse_target, room, APP_IDS) == "user_id is missing."
+    assert refusal(parse_target, room, APP_IDS, "recheck") == "recheck.user_id is missing."
+    assert refusal(parse_target_or_room, {**room, "user_id": None}, APP_IDS) == "user_id is missing."
+    assert refusal(parse_target_or_room, {"user_id": "teacher"}, APP_IDS) == "room_id is missing."
 
 
 def test_a_digest_keeps_all_targets_apart() -> None:

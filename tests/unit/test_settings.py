@@ -73,7 +73,7 @@ WRONG = {
         *("https://host/path", "https://host/?a=1", "https://host#part", "https://user@host", "https://:password@host"),
     ],
     "RTC_ENDPOINT ": ["https://[::1"],
-    "RTC_QUERY must be on or off": ["true", "ON"],
+    "RTC_QUERY must be on or presence or off": ["true", "ON"],
     "RTC_QPS must be a number from 1 to 60": ["0", "60.1", "many", "nan", "inf"],
     "RTC_BURST must be a whole number from 1 to 60": ["0", "61", "2.5", "-1"],
     "RTC_CONNECT_TIMEOUT must be a number from 0.01 to 60": ["0", "61"],

@@ -111,7 +111,7 @@ def test_records_are_answered_and_delivered_where_the_vendor_cannot_be_asked(
     world: World, invoke: Invoke, queries: object, missing: type[errors.StreamStateError]
 ) -> None:
     # Given a user whom a callback event described
-    world.rtc.default, world.lookup.queries = errors.RtcActionRetired("Gone."), bool(queries)
+    world.rtc.default, world.lookup.query = errors.RtcActionRetired("Gone."), "on" if queries else "off"
     world.store.observe(TEACHER, event("video.start", world.clock.now_ms()))
 
     for deliver in ("return", "queue"):
@@ -167,11 +167,23 @@ WRONG: dict[str, list[Any]] = {
     "max_age": [-1, 3601, 1.5, "5", True, None],
     "deliver": [None, "", "Queue", True, ["queue"], {}],
     "until": [None, [], "text", {}, *({**UNTIL, **wrong} for wrong in WRONG_UNTIL)],
-    "targets": [None, [], {}, "teacher", [IDS], [IDS] * 101, [None], [{}], [IDS, {"room_id": "a"}]],
+    "targets": [None, [], {}, "teacher", [IDS], [IDS] * 101, [None], [{}], [IDS, {"user_id": "a"}]],
     "more": [1],
 }
 OTHERS: list[Any] = [
-    *(None, [], [IDS], "text", 7, 1.5, True, {}, {"room_id": "class-1"}, {"user_id": "teacher"}, {"app_id": APP_ID}),
+    *(
+        None,
+        [],
+        [IDS],
+        "text",
+        7,
+        1.5,
+        True,
+        {},
+        {"room_id": "class-1", "until": UNTIL},
+        {"user_id": "teacher"},
+        {"app_id": APP_ID},
+    ),
     *({**IDS, name: value} for name, values in WRONG.items() for value in values),
     *({"targets": value} for value in WRONG["targets"] if value != [IDS]),
     *({"targets": [IDS], name: value} for name, value in (("until", UNTIL), ("deliver", "both"), ("emit", "all"))),

@@ -134,9 +134,9 @@ def test_a_user_who_is_not_found_is_neither_on_nor_off(world: World, publishing:
     assert answered(world) == []
 
 
-@pytest.mark.parametrize("queries", [True, False], ids=["withdrawn", "off"])
-def test_without_the_action_callback_events_fulfil_the_wait(world: World, queries: object) -> None:
-    world.rtc.default, world.lookup.queries = RETIRED, bool(queries)
+@pytest.mark.parametrize("query", ["on", "presence", "off"], ids=["withdrawn", "presence", "off"])
+def test_without_the_action_callback_events_fulfil_the_wait(world: World, query: str) -> None:
+    world.rtc.default, world.lookup.query = RETIRED, query
     observe(world, event("audio.start", world.clock.now_ms()))
     first = begin(world)
     observe(world, event("video.start", world.clock.now_ms()))

@@ -9,7 +9,7 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import StreamStateError
 
 NAMESPACE = "StreamState"
@@ -85,7 +85,7 @@ def entry_point(handler: Handler) -> Handler:
     return wrapper
 
 
-def log_error(error: StreamStateError, target: Target | None = None) -> None:
+def log_error(error: StreamStateError, target: Target | Room | None = None) -> None:
     """Log an error with the vendor's code for it, and the target that it concerns."""
     codes = {"rtc_code": error.rtc_code, "rtc_request_id": error.rtc_request_id}
     keys = {"error": error.name, **{name: value for name, value in codes.items() if value}}

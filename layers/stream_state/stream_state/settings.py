@@ -87,7 +87,7 @@ class Settings:
     rtc_app_ids: tuple[str, ...] = _variable(_app_ids)
     rtc_endpoint: str = _variable(_endpoint, "https://rtc.volcengineapi.com")
     rtc_region: str = _variable(str, "cn-north-1")
-    rtc_query: str = _variable(_one_of("on", "off"), "on")
+    rtc_query: str = _variable(_one_of("on", "presence", "off"), "on")
     rtc_secret_id: str = _variable(str)
     rtc_callback_secret_id: str = _variable(str)
     rtc_qps: float = _variable(_number(1, 60), "50")

@@ -18,7 +18,7 @@ from stream_state.domain.parsing import (
     parse_object,
     parse_path_id,
 )
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import InvalidRequest, StreamStateError
 from stream_state.observability import log_error
 
@@ -70,6 +70,10 @@ class Request:
     def target(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Target:
         """The target that path and query name."""
         return Target(self.app_id(query, app_ids), self.path_id("room_id"), self.path_id("user_id"))
+
+    def room(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Room:
+        """The room that path and query name."""
+        return Room(self.app_id(query, app_ids), self.path_id("room_id"))
 
     def query(self, names: Collection[str]) -> Mapping[str, str]:
         """The query's parameters; the values of a repeated parameter are joined by commas, as in payload 2.0."""
@@ -160,7 +164,8 @@ def page_key(query: Mapping[str, str], parts: int) -> str | None:
         key = base64.b64decode(token if len(token) <= MAX_TOKEN_LENGTH else "", altchars=b"-_", validate=True).decode()
         # DynamoDB refuses some keys, and finds nothing after a key of another list. Only an AppId can hold a #.
         found = key.rsplit("#", parts - 1)
-        for part in found[-2:]:
+        # The watch of a whole room names no user.
+        for part in found[-2:-1] if found[2:] == [""] else found[-2:]:
             parse_id(part, "next_token")
     except (ValueError, InvalidRequest):
         found = []

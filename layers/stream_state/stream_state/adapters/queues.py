@@ -74,7 +74,8 @@ class ResultsQueue:
     def _entry(self, index: int, message: Message) -> "Entry":
         entry: Entry = {"Id": str(index), "MessageBody": json.dumps(message, separators=(",", ":"))}
         if self._is_fifo:
-            target = Target(message["app_id"], message["room_id"], message["user_id"])
+            # A problem about a whole room names no user.
+            target = Target(message["app_id"], message["room_id"], message.get("user_id", ""))
             entry["MessageGroupId"] = target.digest()
             entry["MessageDeduplicationId"] = message["id"]
         return entry

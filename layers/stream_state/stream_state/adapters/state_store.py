@@ -57,7 +57,7 @@ class StateStore:
     def from_settings(cls, settings: Settings, table: Table) -> Self:
         """The store of a table; rechecks are asked for only where they can be sent and carried out."""
         skew_ms = int(settings.rtc_skew_seconds * 1000)
-        can_recheck = settings.rtc_query == "on" and settings.callback_retry_queue_url
+        can_recheck = settings.rtc_query != "off" and settings.callback_retry_queue_url
         return cls(table, skew_ms, skew_ms + 1000 if can_recheck else None)
 
     def observe(

@@ -26,7 +26,7 @@ from stream_state.adapters.table import (
 )
 from stream_state.domain.documents import iso_time
 from stream_state.domain.parsing import parse_whole_number
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 
 DEFAULT_WATCH_SECONDS = 86_400
 MAX_WATCH_SECONDS = 2_592_000
@@ -42,7 +42,7 @@ _LEASE_KEY = key_of("sweep", "lease")
 class Watch:
     """A target that sweeps ask about until the watch expires; times in whole seconds since 1970."""
 
-    target: Target
+    target: Target | Room
     watched_at: int
     expires_at: int
 
@@ -53,7 +53,8 @@ class Watch:
     @property
     def key(self) -> str:
         """Its place in the order of its partition."""
-        return f"{self.target.app_id}#{self.target.room_id}#{self.target.user_id}"
+        user_id = self.target.user_id if isinstance(self.target, Target) else ""
+        return f"{self.target.app_id}#{self.target.room_id}#{user_id}"
 
     @property
     def partition(self) -> int:
@@ -67,7 +68,7 @@ class WatchList:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def add(self, targets: Iterable[Target], expires_in_seconds: int) -> list[Watch]:
+    def add(self, targets: Iterable[Target | Room], expires_in_seconds: int) -> list[Watch]:
         """Watch the targets from now on, as a person asks; the watch of a watched target gets the new expiry."""
         now = int(self._table.clock.now())
         watches = [Watch(target, now, now + expires_in_seconds) for target in dict.fromkeys(targets)]
@@ -104,7 +105,7 @@ class WatchList:
         with suppress(ConditionFailed):
             self._update(target, changes, condition, {":events": EVENTS})
 
-    def remove(self, target: Target) -> None:
+    def remove(self, target: Target | Room) -> None:
         """Watch a target no more; nothing happens if it was not watched."""
         self._table.call("delete_item", Key=_key(target))
 
@@ -202,13 +203,14 @@ def _partition(key: str) -> int:
     return hashlib.sha256(room.encode()).digest()[0] % PARTITIONS
 
 
-def _key(target: Target) -> dict[str, Any]:
+def _key(target: Target | Room) -> dict[str, Any]:
     watch = Watch(target, 0, 0)
     return key_of(f"watch#{watch.partition}", watch.key)
 
 
 def _watch(item: Item) -> Watch:
-    return Watch(target_of(item), int(item["watched_at"]["N"]), int(item["expires_at"]["N"]))
+    target = target_of(item) if "user_id" in item else Room(item["app_id"]["S"], item["room_id"]["S"])
+    return Watch(target, int(item["watched_at"]["N"]), int(item["expires_at"]["N"]))
 
 
 def _item(watch: Watch) -> Item:

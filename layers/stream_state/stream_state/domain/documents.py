@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.states import State
-from stream_state.domain.targets import PRESENT, Medium, Target
+from stream_state.domain.targets import PRESENT, Medium, Room, Target
 from stream_state.errors import StreamStateError
 
 MESSAGE_VERSION = "1"
@@ -77,7 +77,7 @@ class Message:
 class ProblemMessage:
     """A message that says why a target that was asked for by name has no state."""
 
-    target: Target
+    target: Target | Room
     error: StreamStateError
     at_ms: int
 

@@ -3,10 +3,10 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import InvalidRequest
 
 ID_MAX_LENGTH = 128
@@ -91,23 +91,37 @@ def parse_max_age(value: object) -> int:
     return parse_whole_number(value, "max_age", 0, MAX_AGE_LIMIT_SECONDS)
 
 
-def parse_target(value: object, app_ids: Sequence[str], where: str = "", more: Iterable[str] = ()) -> Target:
-    """The target that an object names; `where` is its place in the input, `more` names its other allowed fields.
+def parse_target(value: object, app_ids: Sequence[str], where: str = "") -> Target:
+    """The user that an object names; `where` is its place in the input.
 
     Without `app_id` the first of `app_ids` is meant. Raises `InvalidRequest`.
     """
+    target = parse_target_or_room(value, app_ids, where)
+    if isinstance(target, Room):
+        raise invalid(f"{where}.user_id" if where else "user_id", "is missing")
+    return target
+
+
+def parse_target_or_room(
+    value: object, app_ids: Sequence[str], where: str = "", more: Iterable[str] = ()
+) -> Target | Room:
+    """As `parse_target`; an object without `user_id` names a whole room. `more` names its other allowed fields."""
     fields = parse_object(value, {"app_id", "room_id", "user_id", *more}, where)
     prefix = f"{where}." if where else ""
     app_id = parse_app_id(fields.get("app_id", app_ids[0]), app_ids, f"{prefix}app_id")
-    room_id, user_id = (parse_id(fields.get(name), prefix + name) for name in ("room_id", "user_id"))
-    return Target(app_id, room_id, user_id)
+    room_id = parse_id(fields.get("room_id"), f"{prefix}room_id")
+    if "user_id" not in fields:
+        return Room(app_id, room_id)
+    return Target(app_id, room_id, parse_id(fields["user_id"], f"{prefix}user_id"))
 
 
-def parse_targets(value: object, app_ids: Sequence[str], most: int) -> list[Target]:
+def parse_targets[T](
+    value: object, app_ids: Sequence[str], most: int, parse: Callable[[object, Sequence[str], str], T]
+) -> list[T]:
     """The targets of a list with 1 to `most` entries; `InvalidRequest` names the index of the first bad one."""
     if not isinstance(value, list) or not 1 <= len(value) <= most:
         raise invalid("targets", f"must be a list of 1 to {most} objects with room_id and user_id")
-    return [parse_target(entry, app_ids, f"targets[{index}]") for index, entry in enumerate(value)]
+    return [parse(entry, app_ids, f"targets[{index}]") for index, entry in enumerate(value)]
 
 
 def invalid(where: str, why: str) -> InvalidRequest:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from stream_state.domain.parsing import invalid, parse_max_age, parse_object, parse_target, parse_targets
-from stream_state.domain.targets import Target
+from stream_state.domain.parsing import invalid, parse_max_age, parse_object, parse_target_or_room, parse_targets
+from stream_state.domain.targets import Room, Target
 from stream_state.domain.waits import Wait, WaitCondition
 
 MAX_TARGETS = 100
@@ -15,9 +15,9 @@ _TARGET_FIELDS = frozenset({"app_id", "room_id", "user_id"})
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One target or several, and what to do with the answers; or one round of a workflow that waits for one target."""
+    """One target or several, and what to do with the answers; or one round of a workflow that waits for one user."""
 
-    targets: Sequence[Target]
+    targets: Sequence[Target | Room]
     is_single: bool
     max_age_seconds: int
     to_queue: bool
@@ -39,9 +39,9 @@ class TaskRequest:
         options = {"max_age", "deliver", *(("until",) if is_single else ())}
         request = parse_object(event, (_TARGET_FIELDS if is_single else {"targets"}) | options, "the event")
         if is_single:
-            targets = [parse_target(request, app_ids, more=options)]
+            targets = [parse_target_or_room(request, app_ids, more=options)]
         else:
-            targets = parse_targets(request["targets"], app_ids, MAX_TARGETS)
+            targets = parse_targets(request["targets"], app_ids, MAX_TARGETS, parse_target_or_room)
         max_age_seconds = parse_max_age(request.get("max_age", 0))
         deliver = request.get("deliver", "return")
         if deliver not in ("return", "queue"):
@@ -49,6 +49,8 @@ class TaskRequest:
         condition = WaitCondition.parse(request["until"]) if "until" in request else None
         if condition and deliver == "queue":
             raise invalid("until", "cannot be combined with deliver: queue")
+        if condition and isinstance(targets[0], Room):
+            raise invalid("user_id", "is missing: until is about one user")
         return cls(targets, is_single, max_age_seconds, deliver == "queue", condition)
 
 
@@ -56,7 +58,7 @@ class TaskRequest:
 class SweepRequest:
     """The targets of a sweep, None for the watched ones, and whether it delivers all states or changes only."""
 
-    targets: Sequence[Target] | None
+    targets: Sequence[Target | Room] | None
     emits_all: bool
 
     @classmethod
@@ -69,9 +71,9 @@ class SweepRequest:
         if request.keys() & _TARGET_FIELDS:
             if "targets" in request:
                 raise invalid("the event", "must hold either targets or room_id and user_id, not both")
-            targets = [parse_target(request, app_ids, more={"emit"})]
+            targets = [parse_target_or_room(request, app_ids, more={"emit"})]
         elif "targets" in request:
-            targets = parse_targets(request["targets"], app_ids, MAX_SWEEP_TARGETS)
+            targets = parse_targets(request["targets"], app_ids, MAX_SWEEP_TARGETS, parse_target_or_room)
         emit = request.get("emit", "all" if targets else "changes")
         if emit not in ("all", "changes"):
             raise invalid("emit", "must be all or changes")

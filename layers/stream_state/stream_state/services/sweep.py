@@ -1,6 +1,6 @@
 """Sweeps: many targets, asked about in turn at the rate of the limit, and their changes delivered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from stream_state.adapters.queues import MAX_BATCH_ENTRIES
@@ -13,11 +13,12 @@ from stream_state.domain.documents import Message, ProblemMessage
 from stream_state.domain.merging import Merge
 from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, RtcActionRetired, StateUnavailable, StreamStateError
 from stream_state.observability import log_error, logger, record
+from stream_state.services.asking import not_reached
 from stream_state.services.delivery import Delivery, message_of
-from stream_state.services.lookup import Lookup, not_reached
+from stream_state.services.lookup import Lookup, withdrawn
 from stream_state.services.watch_pass import WatchPass
 from stream_state.settings import Settings
 
@@ -63,29 +64,33 @@ class Sweep:
         logger.info("The sweep is done.", extra={name: summary[name] for name in summary if name != "failures"})
         return summary
 
-    def _given(self, targets: Sequence[Target], report: "_Report", calls_deadline: float) -> dict[str, Any]:
+    def _given(self, targets: Sequence[Target | Room], report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Sweep given targets; a target that failed or was not reached yields a problem message."""
-        waiting: dict[Target, StreamStateError | None] = dict.fromkeys(targets)
+        # In this order one presence call can serve several users of a room.
+        ordered = sorted(targets, key=lambda target: (*target.as_dict().values(),))
+        waiting: dict[Target | Room, StreamStateError | None] = dict.fromkeys(ordered)
         missing: StreamStateError = not_reached()
-        for outcome in self._lookup.each(list(waiting), calls_deadline):
+
+        def left() -> Sequence[Target | Room]:
+            waiting.update(dict.fromkeys(waiting))
+            return list(waiting)
+
+        for outcome in self._outcomes(left, calls_deadline):
             if outcome is None:
                 report.flush_if_old()
-                continue
-            answer = outcome.answer
-            if isinstance(answer, StreamStateError) and concerns_every_target(answer):
-                missing = answer
-            if isinstance(answer, StreamStateError) and (not outcome.is_asked or isinstance(answer, RtcActionRetired)):
-                waiting[outcome.target] = answer
-                continue
-            del waiting[outcome.target]
-            report.add_given(outcome)
-        report.asking_ends()
-        if isinstance(missing, RtcActionRetired):
-            for outcome in self._lookup.from_table(list(waiting), missing):
+            elif isinstance(outcome, Room):
+                if waiting[outcome] is None:
+                    del waiting[outcome]
+            elif isinstance(answer := outcome.answer, StreamStateError) and not outcome.is_asked:
+                waiting[outcome.room or outcome.target] = answer
+            else:
+                if not outcome.room:
+                    del waiting[outcome.target]
                 report.add_given(outcome)
-            waiting.clear()
-        for target, error in waiting.items():
-            report.add_problem(target, error or missing)
+            if isinstance(outcome, Outcome) and (error := _of_every_target(outcome)):
+                missing = error
+        report.asking_ends()
+        report.add_problems({target: error or missing for target, error in waiting.items()})
         report.flush()
         if report.unsent:
             detail = f"SQS did not accept {report.unsent} of the sweep's messages. Repeat it for these targets."
@@ -95,26 +100,34 @@ class Sweep:
     def _watched(self, report: "_Report", calls_deadline: float) -> dict[str, Any]:
         """Pass over the watch list once at most; the next sweep asks again about a target that failed."""
         watch_pass = WatchPass(self._watch_list, self._clock)
-        if not self._lookup.queries:
+        if self._lookup.query == "off":
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "RTC_QUERY is off"}
         if not watch_pass.begin():
             report.asking_ends()
             return {**report.summary(remaining=0), "skipped": "another sweep of the watch list is under way"}
         stalest = _Stalest(self._store, self._clock)
+        turns, unasked = 0, set[Room]()
         try:
-            for outcome in self._lookup.each(watch_pass.targets(), calls_deadline):
+            for outcome in self._outcomes(watch_pass.targets, calls_deadline):
                 if outcome is None:
                     report.flush_if_old()
                     continue
-                stalest.add(outcome, watch_pass.watched_at(outcome.target))
-                if not outcome.is_asked:
+                if isinstance(outcome, Room):
+                    if outcome not in unasked:
+                        turns += 1
+                        watch_pass.done(outcome)
                     continue
+                stalest.add(outcome, watch_pass.watched_at(outcome.room or outcome.target))
+                if not outcome.is_asked:
+                    unasked |= {outcome.room} if outcome.room else set()
+                    continue
+                turns += outcome.room is None
                 report.add(outcome)
                 if isinstance(outcome.merge, Merge) and outcome.merge.corrects_event:
                     record("StateDrift")
                 # A target that failed as every other would have its turn again at the next sweep.
-                if not (isinstance(outcome.answer, StreamStateError) and concerns_every_target(outcome.answer)):
+                if not outcome.room and not _of_every_target(outcome):
                     watch_pass.done(outcome.target)
         finally:
             report.asking_ends()
@@ -122,7 +135,27 @@ class Sweep:
             watch_pass.end()
         stalest.record()
         watched = self._watch_list.count() if watch_pass.size is None else watch_pass.size
-        return report.summary(remaining=max(watched - report.asked, 0))
+        return report.summary(remaining=max(watched - turns, 0))
+
+    def _outcomes(
+        self, targets: Callable[[], Iterable[Target | Room]], deadline: float
+    ) -> Iterator[Outcome | Room | None]:
+        """What comes of the targets; if the action is withdrawn, presence calls go on with those that are not done."""
+        is_withdrawn = False
+        for outcome in self._lookup.each(targets(), deadline):
+            if isinstance(outcome, Outcome) and isinstance(outcome.answer, RtcActionRetired):
+                is_withdrawn = True
+            if not is_withdrawn or self._lookup.query == "presence":
+                yield outcome
+        if is_withdrawn and self._lookup.query == "on":
+            withdrawn()
+            yield from self._lookup.each(targets(), deadline, by_presence=True)
+
+
+def _of_every_target(outcome: Outcome) -> StreamStateError | None:
+    """The error of an outcome that every other target would meet too."""
+    answer = outcome.answer
+    return answer if isinstance(answer, StreamStateError) and concerns_every_target(answer) else None
 
 
 class _Stalest:
@@ -138,8 +171,9 @@ class _Stalest:
     def add(self, outcome: Outcome, watched_at: int) -> None:
         """Note one target, watched since then (seconds since 1970)."""
         if isinstance(outcome.merge, Merge):
-            self._note(outcome.merge.before.state.observed_at_ms or watched_at * 1000)
-        elif len(self._failed) < MAX_BATCH_KEYS:
+            before = outcome.merge.before
+            self._note(max(before.state.observed_at_ms or 0, before.asked_at_ms) or watched_at * 1000)
+        elif isinstance(outcome.target, Target) and len(self._failed) < MAX_BATCH_KEYS:
             self._failed[outcome.target] = watched_at
 
     def record(self) -> None:
@@ -189,11 +223,12 @@ class _Report:
         """As `add`, for a target that was given: a failure has a message too."""
         self.add(outcome)
         if isinstance(outcome.merge, StreamStateError):
-            self.add_problem(outcome.target, outcome.merge)
+            self.add_problems({outcome.target: outcome.merge})
 
-    def add_problem(self, target: Target, error: StreamStateError) -> None:
-        """Send why a target has no state."""
-        self._add(ProblemMessage(target, error, self._clock.now_ms()))
+    def add_problems(self, errors: Mapping[Target | Room, StreamStateError]) -> None:
+        """Send why targets have no state."""
+        for target, error in errors.items():
+            self._add(ProblemMessage(target, error, self._clock.now_ms()))
 
     def asking_ends(self) -> None:
         """Take the time: the rest is delivery."""
@@ -237,7 +272,7 @@ class _Report:
         if len(self._outbox) >= MAX_BATCH_ENTRIES:
             self.flush()
 
-    def _fail(self, target: Target, error: StreamStateError) -> None:
+    def _fail(self, target: Target | Room, error: StreamStateError) -> None:
         self._failed += 1
         if len(self._failures) < MAX_FAILURES_SHOWN:
             log_error(error, target)

@@ -8,7 +8,7 @@ from threading import Event, Lock, Thread
 from stream_state.adapters.table import PAGE_ITEMS
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
 from stream_state.clock import Clock
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import StateUnavailable
 from stream_state.observability import log_error, logger
 
@@ -30,7 +30,7 @@ class WatchPass:
         self._keeper = Thread(target=self._keep_on, daemon=True)
         self._ending = Event()
         self._order: deque[Watch] = deque()
-        self._under_way: dict[Target, Watch] = {}
+        self._under_way: dict[Target | Room, Watch] = {}
         self._error: StateUnavailable | None = None
         # The number of targets of the pass, once the last of them has come; None before.
         self.size: int | None = None
@@ -43,9 +43,14 @@ class WatchPass:
             self._keeper.start()
         return taken
 
-    def targets(self) -> Iterator[Target]:
-        """The targets after the cursor, then those before it; ends early if the lease is lost."""
+    def targets(self) -> Iterator[Target | Room]:
+        """The targets after the cursor, then those before it; ends early if the lease is lost.
+
+        A second call begins again behind those that are done.
+        """
         start, seen = self._cursor, 0
+        self._order.clear()
+        self._under_way.clear()
         parts = [(start, None), (None, start)] if start else [(None, None)]
         for first, last in parts:
             after: str | None = first
@@ -69,11 +74,11 @@ class WatchPass:
                     break
         self.size = seen
 
-    def watched_at(self, target: Target) -> int:
+    def watched_at(self, target: Target | Room) -> int:
         """Since when a target under way is watched, in seconds since 1970."""
         return self._under_way[target].watched_at
 
-    def done(self, target: Target) -> None:
+    def done(self, target: Target | Room) -> None:
         """Move the cursor past the targets that are done without a gap, and store it after every page."""
         del self._under_way[target]
         self._done_since_kept += 1

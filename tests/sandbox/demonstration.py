@@ -43,6 +43,9 @@ EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "api/get-rest-api.json": (("student-1",), ()),
     "api/query-rest-api.json": (ALL, ()),
     "api/list-room-states-http-api.json": (ALL, ()),
+    "api/refresh-room-states-http-api.json": (ALL, ()),
+    "api/put-room-watch-http-api.json": (("the room",), ()),
+    "api/delete-room-watch-http-api.json": ((), ()),
     "api/put-watch-http-api.json": (("teacher",), ()),
     "api/put-watch-rest-api.json": (("student-2",), ()),
     "api/post-watches-http-api.json": (("teacher", "student-2"), ()),
@@ -50,6 +53,7 @@ EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "api/delete-watch-http-api.json": ((), ()),
     "task/single.json": (("teacher",), ()),
     "task/several.json": (ALL, ()),
+    "task/room.json": (ALL, ()),
     "task/until.json": (("teacher",), ()),
     "task/deliver-queue.json": (("teacher", "student-1"), ("teacher", "student-1")),
     "sweep/scheduler-with-input.json": ((), ALL),
@@ -57,6 +61,7 @@ EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sweep/rule-with-detail.json": ((), ALL),
     "sweep/rule-bare.json": ((), ()),
     "sweep/direct-invoke.json": ((), ("student-2",)),
+    "sweep/room.json": ((), ALL),
     "sweep/watched.json": ((), ()),
     "callback/stream-start-http-api.json": ((), ()),
     "callback/stream-stop-rest-api.json": ((), ()),
@@ -299,15 +304,16 @@ class Demonstration:
         print(f"  {prefix}{text}")
 
     def _check_states(self, what: str, states: list[Any], users: tuple[str, ...]) -> None:
-        on = {user: {MEDIA[medium] for medium in CLASSROOM[user]} for user in users}
+        on = {user: {MEDIA[medium] for medium in CLASSROOM.get(user, ())} for user in users}
         wrong = [
             state
             for state in states
             if any(
-                value != (medium in on.get(state["user_id"], ())) for medium, value in state.get("media", {}).items()
+                value != (medium in on.get(state.get("user_id"), ()))
+                for medium, value in state.get("media", {}).items()
             )
         ]
-        shown = sorted(state["user_id"] for state in states)
+        shown = sorted(state.get("user_id", "the room") for state in states)
         self._check(what, shown == sorted(users) and not wrong, f"{shown} instead of {users}, {wrong}")
 
     def _check(self, what: str, condition: bool, otherwise: str) -> None:  # noqa: FBT001 (reads as a sentence)

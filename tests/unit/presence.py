@@ -19,6 +19,7 @@ class MemoryPresence:
         self.logins: dict[Target, int] = {}
         self.presence_calls: list[tuple[Room, tuple[str, ...] | None]] = []
         self.answers: deque[Presence | StreamStateError] = deque()
+        self.presence_error: StreamStateError | None = None
 
     def online_users(self, room: Room, deadline: float, *, max_wait_seconds: float = math.inf) -> Presence:
         """See `VolcengineClient`."""
@@ -37,7 +38,7 @@ class MemoryPresence:
         return self._next() or Presence({user_id: self._of(room, user_id) for user_id in user_ids}, {}, "presence-1")
 
     def _next(self) -> Presence | None:
-        answer = self.answers.popleft() if self.answers else None
+        answer = self.answers.popleft() if self.answers else self.presence_error
         if isinstance(answer, StreamStateError):
             raise answer
         return answer

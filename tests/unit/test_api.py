@@ -12,10 +12,11 @@ from urllib.parse import quote
 import pytest
 
 from stream_state.domain.targets import Target
-from stream_state.errors import InvalidRequest, RtcUnavailable, StreamStateError
+from stream_state.errors import InvalidRequest, RtcUnavailable, StreamStateError, TargetNotFound
 from tests.unit.contract import PROBLEM, Contract
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import APP_ID, Context, MemoryTable, World, every_error, media, samples, targets
+from tests.unit.observed import event
 
 STATE = "GET /rooms/{room_id}/users/{user_id}/stream-state"
 QUERY = "POST /stream-states/query"
@@ -25,7 +26,7 @@ DELETE_WATCH = "DELETE /rooms/{room_id}/users/{user_id}/watch"
 POST_WATCHES = "POST /watches"
 LIST_WATCHES = "GET /watches"
 IDS: dict[str, Any] = {"room_id": "class-1", "user_id": "teacher"}
-TEACHER = Target(APP_ID, "class-1", "teacher")
+TEACHER, GUEST = (Target(APP_ID, "class-1", user_id) for user_id in ("teacher", "guest"))
 CONTRACT = Contract()
 Conforms = Callable[[str, Any], None]
 Handler = Callable[[Any, Context], dict[str, Any]]
@@ -88,7 +89,8 @@ def test_every_sample_event_is_answered(handler: Handler, sample: dict[str, Any]
     reply = Reply.of(handler(sample, Context()))
 
     route = sample.get("routeKey") or f"{sample['httpMethod']} {sample['resource']}"
-    assert (reply.status, reply.headers["Cache-Control"]) == (204 if route == DELETE_WATCH else 200, "no-store")
+    status = 204 if route.startswith("DELETE ") else 200
+    assert (reply.status, reply.headers["Cache-Control"]) == (status, "no-store")
     if reply.body is not None:
         CONTRACT.validate(route, reply.status, reply.headers["Content-Type"], reply.body)
 
@@ -177,11 +179,16 @@ def test_a_route_answers_with_the_problems_that_are_documented_for_it(
     for error, fails in product(every_error(), (False, True)):
         world = World(clock)
         world.rtc.default = error
+        # A presence call finds no user unknown.
+        world.rtc.presence_error = None if error.name == "TargetNotFound" else error
         if fails:
             world.dynamodb.effects = dict.fromkeys(vars(MemoryTable), repeat(aws_error("InternalServerError")))
         api = Api(world.function("api", monkeypatch).lambda_handler, "2.0")
         replies += [api(route, body, **ids), api(route, "{", **ids), api(route, "x" * 2**19, **ids)]
-        replies += [api(route, body, **ids, unknown="1")]
+        replies += [
+            api(route, body, **ids, unknown="1"),
+            *([api(route, **ids, refresh="true")] if route == ROOM else []),
+        ]
 
     problems = [reply for reply in replies if reply.headers.get("Content-Type") == PROBLEM]
     assert {(reply.status, reply.body["error"]) for reply in problems} == CONTRACT.problems(route)
@@ -189,6 +196,90 @@ def test_a_route_answers_with_the_problems_that_are_documented_for_it(
         assert reply.status in CONTRACT.content(route)
         if reply.body is not None:
             CONTRACT.validate(route, reply.status, reply.headers["Content-Type"], reply.body)
+
+
+@pytest.fixture
+def room(world: World) -> World:
+    """Two users of whom events said that they publish audio; since then one has gone, and another has come."""
+    for target in (TEACHER, GUEST):
+        world.store.observe(target, event("audio.start", world.clock.now_ms()))
+    world.clock.seconds += 60
+    world.rtc.rooms[TEACHER.room] = {"teacher", "new"}
+    return world
+
+
+def users_of(reply: Reply) -> dict[str, object]:
+    return {result["user_id"]: result.get("error") or result["present"] for result in reply.body["results"]}
+
+
+def test_a_room_is_asked_about_if_that_is_wanted_and_lists_who_may_be_there(
+    room: World, api: Api, conforms: Conforms
+) -> None:
+    before, again = api(ROOM, room_id="class-1"), api(ROOM, room_id="class-1", refresh="false")
+    assert (users_of(before), again.body) == ({"guest": True, "teacher": True}, before.body)
+    assert room.rtc.presence_calls == []
+
+    fresh = api(ROOM, room_id="class-1", refresh="true")
+
+    assert users_of(fresh) == {"new": True, "teacher": True}
+    assert {result["source"] for result in fresh.body["results"]} == {"query"}
+    assert len(room.rtc.presence_calls) == 1
+    for result in fresh.body["results"]:
+        conforms("answer", result)
+    everybody = api(ROOM, room_id="class-1", present="any")
+    assert users_of(everybody) == {"guest": False, "new": True, "teacher": True}
+    assert users_of(api(ROOM, room_id="class-1")) == {"new": True, "teacher": True}
+
+
+def test_a_name_that_the_vendor_does_not_know_is_listed_only_if_that_is_wanted(room: World, api: Api) -> None:
+    typo = Target(APP_ID, "class-1", "techer")
+    room.rtc.say(typo, TargetNotFound("Unknown."))
+    api(STATE, room_id="class-1", user_id="techer")
+
+    assert "techer" not in users_of(api(ROOM, room_id="class-1"))
+    assert users_of(api(ROOM, room_id="class-1", present="any"))["techer"] is False
+
+
+def test_a_refreshed_room_shows_the_problem_of_a_user_in_the_users_place(room: World, api: Api) -> None:
+    room.rtc.say(Target(APP_ID, "class-1", "new"), RtcUnavailable("Down."))
+
+    assert users_of(api(ROOM, room_id="class-1", refresh="true")) == {"new": "RtcUnavailable", "teacher": True}
+
+
+def test_a_further_page_asks_nobody(world: World, api: Api) -> None:
+    world.rtc.rooms[TEACHER.room] = {target.user_id for target in targets(201)}
+    first = api(ROOM, room_id="class-1", refresh="true")
+    calls = len(world.rtc.calls)
+
+    second = api(ROOM, room_id="class-1", refresh="true", next_token=first.body["next_token"])
+
+    assert (len(first.body["results"]), len(second.body["results"]), calls) == (200, 1, 201)
+    assert (len(world.rtc.calls), len(world.rtc.presence_calls)) == (201, 1)
+
+
+@pytest.mark.parametrize("option", [{"refresh": "yes"}, {"refresh": ""}, {"present": "true"}, {"present": ""}], ids=str)
+def test_other_options_of_a_list_are_refused(world: World, api: Api, option: dict[str, str]) -> None:
+    reply = api(ROOM, room_id="class-1", **option)
+
+    assert (reply.status, reply.body["detail"].split()[0]) == (400, *option)
+    assert world.is_untouched
+
+
+def test_a_query_of_rooms_and_users_is_answered_in_place(room: World, api: Api) -> None:
+    reply = api(QUERY, {"targets": [{"room_id": "class-2"}, IDS, {"room_id": "class-1"}]})
+
+    assert [result["user_id"] for result in reply.body["results"]] == ["teacher", "guest", "new", "teacher"]
+
+
+def test_a_room_is_watched_and_no_more(world: World, api: Api) -> None:
+    watched = api("PUT /rooms/{room_id}/watch", {"expires_in": 60}, room_id="class-1")
+
+    assert watched.body.keys() == {"app_id", "room_id", "expires_at"}
+    assert api(LIST_WATCHES).body["watches"] == [watched.body]
+    assert api(PUT_WATCH, **IDS).status == 200
+    assert api("DELETE /rooms/{room_id}/watch", room_id="class-1").status == 204
+    assert [watch["user_id"] for watch in api(LIST_WATCHES).body["watches"]] == ["teacher"]
+    assert api(POST_WATCHES, {"targets": [{"room_id": "class-1"}]}).status == 400
 
 
 def test_a_room_is_listed_page_by_page_without_a_call(world: World, api: Api, conforms: Conforms) -> None:

@@ -15,7 +15,7 @@ from tests.unit.memory import APP_ID, World, media, metrics, targets
 from tests.unit.observed import event
 
 ROOM, HALL = Room(APP_ID, "class-1"), Room(APP_ID, "hall-1")
-TEACHER, GUEST, NEW = (Target(*ROOM.as_dict().values(), user_id) for user_id in ("teacher", "guest", "new"))
+TEACHER, GUEST, NEW = (Target(APP_ID, "class-1", user_id) for user_id in ("teacher", "guest", "new"))
 RETIRED = errors.RtcActionRetired("Gone.")
 OFF = dict.fromkeys(["audio", "video", "screen_audio", "screen_video"], False)
 Conforms = Callable[[str, Any], None]
@@ -34,8 +34,8 @@ def room(world: World) -> World:
     return world
 
 
-def some(world: World, *asked: Target | Room, seconds: float = 10, **more: int) -> list[Outcome]:
-    return world.lookup.some(asked, world.in_seconds(seconds), **more)
+def some(world: World, *asked: Target | Room, seconds: float = 10, max_age_seconds: int = 0) -> list[Outcome]:
+    return world.lookup.some(asked, world.in_seconds(seconds), max_age_seconds)
 
 
 def shown(outcomes: list[Outcome]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def test_any_other_event_is_refused_before_anything_is_called(world: World, invo
 def test_every_sample_event_is_swept(world: World, invoke: Invoke, sample: Any) -> None:
     if SweepRequest.parse(sample, APP_IDS).targets is None:
         world.watch_list.add(targets(3), 60)
+    world.rtc.rooms[TEACHER.room] = {"teacher"}
 
     summary = invoke(sample)
 

@@ -529,7 +529,7 @@ def test_a_presence_call_that_knows_no_user_proves_nothing(
 ) -> None:
     adapter.answer(failing(code, 404))
 
-    with pytest.raises(TargetNotFound):
+    with pytest.raises(RtcProtocolError):
         rtc.online_users(ROOM, DEADLINE)
 
 

@@ -25,7 +25,7 @@ from stream_state.adapters.vendor_presence import read_online_users, read_users_
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.observations import Presence, QueryResult, offline
 from stream_state.domain.targets import Room, Target
-from stream_state.errors import CredentialsUnavailable, RtcThrottled, StreamStateError, TargetNotFound
+from stream_state.errors import CredentialsUnavailable, RtcProtocolError, RtcThrottled, StreamStateError, TargetNotFound
 from stream_state.observability import logger, record, record_error
 from stream_state.settings import Settings
 
@@ -157,7 +157,9 @@ class VolcengineClient:
             return self._answer(action, deadline, max_wait_seconds)
         except TargetNotFound as error:
             if error.observed_at_ms is None or "Room" not in (error.rtc_code or ""):
-                raise
+                # A presence call names no user that could be unknown.
+                detail, code = "Volcengine's answer was not understood.", error.rtc_code
+                raise RtcProtocolError(detail, rtc_code=code, rtc_request_id=error.rtc_request_id) from None
             # As RoomExists false: nobody is in a room that does not exist.
             return Presence({}, offline(error.observed_at_ms), error.rtc_request_id)
 

@@ -1,4 +1,4 @@
-"""Operation without the vendor's action, withdrawn or not to be called: callback events alone bring the states."""
+"""Operation without the vendor's action, withdrawn or not to be called: callback events and presence bring the states."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ STRANGER = {"room_id": STAGE, "user_id": "stranger"}
 WAIT = {"interval_seconds": 1, "timeout_seconds": 60}
 
 
-@pytest.fixture(scope="module", params=["withdrawn", "off"])
+@pytest.fixture(scope="module", params=["withdrawn", "presence", "off"])
 def way(request: pytest.FixtureRequest) -> str:
     """The reason why no query is answered."""
     return str(request.param)
@@ -28,14 +28,19 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def world(way: str) -> Iterator[Sandbox]:
-    """A stack that receives events, of a vendor who answers `InvalidActionOrVersion` or must not be called."""
-    parameters = {"EnableCallbacks": "true", "RtcQuery": "off" if way == "off" else "on"}
+    """A stack that receives events, of a vendor who answers `InvalidActionOrVersion` or must not be called.
+
+    By presence the vendor must not be called for streams; withdrawn are all calls.
+    """
+    parameters = {"EnableCallbacks": "true", "RtcQuery": "on" if way == "withdrawn" else way}
     with Sandbox(parameters, verify=official_signer.verify) as sandbox:
         sandbox.simulator.calls_per_second = None
-        sandbox.simulator.fault = lambda exchange: error("InvalidActionOrVersion", 404)
+        withdrawn = error("InvalidActionOrVersion", 404)
+        sandbox.simulator.fault = lambda exchange: withdrawn if way == "withdrawn" else None
         sandbox.simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
         yield sandbox
-        assert way == "withdrawn" or not sandbox.simulator.arrivals
+        called = {arrival.action for arrival in sandbox.simulator.arrivals}
+        assert way == "withdrawn" or called == ({"GetRoomUsersProperty"} if way == "presence" else set())
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def on_stage(world: Sandbox) -> Iterator[Sandbox]:
 
 
 def test_each_way_in_answers_from_callback_events(on_stage: Sandbox, way: str) -> None:
-    http, missing = Http(on_stage.api_url), "TargetNotFound" if way == "off" else "RtcActionRetired"
+    http, missing = Http(on_stage.api_url), "RtcActionRetired" if way == "withdrawn" else "TargetNotFound"
 
     one = http.get(f"/rooms/{STAGE}/users/host/stream-state").body
     several = http.post("/stream-states/query", {"targets": [HOST, STRANGER]}).body["results"]
@@ -61,14 +66,15 @@ def test_each_way_in_answers_from_callback_events(on_stage: Sandbox, way: str) -
     assert several[1]["error"] == unknown.error_type == missing
 
 
-def test_a_sweep_of_given_targets_delivers_their_records(on_stage: Sandbox) -> None:
+def test_a_sweep_of_given_targets_delivers_their_records(on_stage: Sandbox, way: str) -> None:
     on_stage.receive_messages()
 
     summary = on_stage.invoke("SweepFunction", {"targets": [HOST, STRANGER]}).payload
 
-    assert (summary["delivered"], summary["failed"]) == (1, 1)
+    # By presence it is known that the stranger is not in the room.
+    assert (summary["delivered"], summary["failed"]) == ((2, 0) if way == "presence" else (1, 1))
     types = {message["user_id"]: message["type"] for message in on_stage.receive_messages(2)}
-    assert types == {"host": "stream_state", "stranger": "stream_state_problem"}
+    assert types == {"host": "stream_state", "stranger": "stream_state" + "_problem" * (way != "presence")}
 
 
 def test_an_execution_waits_for_an_event(on_stage: Sandbox) -> None:
@@ -98,7 +104,7 @@ def test_an_execution_for_a_user_of_whom_there_was_no_event(world: Sandbox, way:
     execution = world.wait_for_stream({**STRANGER, "interval_seconds": 1, "timeout_seconds": 2})
 
     # "Not yet" while no call is made; with a withdrawn action the user's state cannot come.
-    expected = "StreamStateTimeout" if way == "off" else "RtcActionRetired"
+    expected = "RtcActionRetired" if way == "withdrawn" else "StreamStateTimeout"
     assert (execution["status"], execution["error"]) == ("FAILED", expected)
 
 

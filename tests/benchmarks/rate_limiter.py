@@ -21,7 +21,7 @@ from typing import Any
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 
 from stream_state.adapters import aws  # noqa: E402 - after the path to the package
-from stream_state.adapters.rate_limiter import Function, RateLimiter  # noqa: E402 - as above
+from stream_state.adapters.rate_limiter import MAIN, OWN_LIMITS, Function, RateLimiter  # noqa: E402 - as above
 from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, moto, table  # noqa: E402 - as above
@@ -45,7 +45,8 @@ class Tally:
 class Course:
     """Processes that run side by side: sweeps with lookups now and then, or, if `callers` is set, only callers.
 
-    The callers are threads of as many processes; each asks again as soon as it has its answer or may come back.
+    The callers are threads of as many processes; each asks again as soon as it has its answer or may come back. `item`
+    is that of GetUserStreamState, or of a call with a rate of its own.
     """
 
     seconds: float = 60
@@ -54,6 +55,13 @@ class Course:
     callers: int = 0
     qps: float = 50
     burst: int = 5
+    item: str = MAIN
+
+    @classmethod
+    def of(cls, item: str, **more: Any) -> "Course":
+        """A course of a call with a rate of its own."""
+        qps, burst = OWN_LIMITS[item.partition("#")[0]]
+        return cls(item=item, qps=qps, burst=burst, **more)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,9 @@ class Caller:
         self.tally = Tally(function)
         self._course = course
         client = aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
-        self._limiter = RateLimiter(client, settings, function)
+        main = RateLimiter(client, settings, function)
+        is_main = course.item == MAIN
+        self._limiter = main if is_main else RateLimiter(client, settings, function, name=course.item, main=main)
         self._port = port
         self._connections = threading.local()
         # The first request of a client takes its preparations along; a measured second must not.
@@ -226,7 +236,7 @@ def report(outcome: Outcome) -> str:
         "Course": f"{course.callers} callers in {course.sweeps} processes"
         if course.callers
         else f"{course.sweeps} sweeps and one process with {LOOKUPS_PER_SECOND} lookups a second",
-        "Rate": f"{course.seconds:.0f} s, RTC_QPS={course.qps:g}, RTC_BURST={course.burst}",
+        "Rate": f"{course.seconds:.0f} s, {course.item}: {course.qps:g} a second, burst {course.burst}",
         "Calls in the worst second": f"{worst_window(outcome.arrivals)} of {len(outcome.arrivals)}",
         "Slots in the worst second": f"{worst_window(outcome.slots)}",
         "Share of the rate that was used": f"{outcome.share:.1%}",
@@ -255,8 +265,12 @@ def main() -> int:
     parser.add_argument("--callers", type=int, default=Course.callers, help="threads of api, in place of sweeps")
     parser.add_argument("--qps", type=float, default=Course.qps)
     parser.add_argument("--burst", type=int, default=Course.burst)
+    parser.add_argument("--item", default=MAIN, help=f"rtc, or with a rate of its own: {', '.join(OWN_LIMITS)}#APP")
     os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"
-    print(report(measure(Course(**vars(parser.parse_args())))))
+    options = vars(parser.parse_args())
+    own = options["item"].partition("#")[0] in OWN_LIMITS
+    course = Course.of(**{k: v for k, v in options.items() if k not in ("qps", "burst")}) if own else Course(**options)
+    print(report(measure(course)))
     return 0
 
 

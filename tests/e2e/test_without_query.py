@@ -1,4 +1,4 @@
-"""Operation without the vendor's action, withdrawn or not to be called: callback events and presence bring the states."""
+"""Operation without the vendor's action, withdrawn or not to be called: by callback events, and by presence calls."""
 
 import json
 import threading

@@ -125,6 +125,15 @@ def test_without_the_table_calls_are_refused(dynamodb: Any, monkeypatch: pytest.
         make_limiter(table="missing" if broken == "no table" else TABLE).acquire(monotonic() + 2)
 
 
+@pytest.mark.parametrize(("item", "limit"), [("GetRoomOnlineUsers", 40), ("GetRoomUsersProperty#app", 10)])
+def test_eight_processes_keep_the_limit_of_a_presence_call(item: str, limit: int) -> None:
+    # When seven sweeps and one process of lookups make as many calls as they can
+    outcome = measure(Course.of(item, seconds=6, sweeps=7, threads=4))
+    # Then no second holds more of them than the vendor allows, and the rate is used as far as this machine can
+    assert worst_window(outcome.arrivals) <= limit
+    assert outcome.share > 0.5
+
+
 @pytest.mark.parametrize("course", [Course(seconds=5, sweeps=7, threads=4), Course(seconds=5, sweeps=3, callers=400)])
 def test_many_processes_share_one_limit(course: Course) -> None:
     # When processes use one table, with or without callers who cannot all be served

@@ -16,7 +16,7 @@ from tests.sandbox.simulator import MEDIA, Keys, signed
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
 EVENTS = REPOSITORY / "events"
-ROOM, HALL, STAGE = "class-1", "hall-1", "stage-1"
+ROOM, HALL, STAGE, LOUNGE = "class-1", "hall-1", "stage-1", "lounge-1"
 WIDTH = 116
 # What each user of the room publishes.
 CLASSROOM: Mapping[str, tuple[str, ...]] = {
@@ -27,6 +27,7 @@ CLASSROOM: Mapping[str, tuple[str, ...]] = {
 ALL = tuple(CLASSROOM)
 WATCHED = [f"listener-{number:03}" for number in range(1, 301)]
 MOST_CALLS_PER_SECOND = 60
+SKEW_SECONDS = 5
 SECOND_KEYS = Keys("sandbox-access-key-2", "sandbox-secret-key-2")
 HEADINGS = {
     "api": ("ApiFunction", "API Gateway: ApiFunction answers events of an HTTP API (2.0) and of a REST API (1.0)"),
@@ -140,6 +141,8 @@ class Demonstration:
         self._watched_sweeps()
         self._heading("A host joins and publishes: callback events, and a workflow that waits for the camera")
         self._host()
+        self._heading("A whole room: who is in it, and a leave whose event was lost")
+        self._lounge()
         self._heading("The signing keys are replaced while the application runs")
         self._rotation()
         simulator = self.sandbox.simulator
@@ -248,6 +251,34 @@ class Demonstration:
         left = messages[-1] if messages else {}
         right = (left.get("present"), left.get("publishing")) == (False, False)
         self._check("the queue after the events", right, f"the last message is {left}")
+
+    def _lounge(self) -> None:
+        simulator = self.sandbox.simulator
+        simulator.push_to = f"{self.sandbox.api_url}/callbacks/rtc"
+        for user in ("anna", "ben"):
+            simulator.publish(LOUNGE, user, "Audio")
+        simulator.push_to = None
+        body = self._request(
+            "POST", "/stream-states/query", 200, "the room is asked:", {"targets": [{"room_id": LOUNGE}]}
+        )
+        on = {result["user_id"]: result.get("publishing") for result in body["results"]}
+        self._check("the room", on == {"anna": True, "ben": True}, f"it is {on}")
+        self._request("PUT", f"/rooms/{LOUNGE}/watch", 200, "sweeps watch the room:")
+        simulator.leave(LOUNGE, "ben")
+        # A call within the skew after a start does not overrule it.
+        time.sleep(SKEW_SECONDS + 1)
+        self.sandbox.receive_messages()
+        self._invoke("SweepFunction", {}, "ben leaves, and the event of that is lost:", "{}")
+        messages = [message for message in self.sandbox.receive_messages(2) if message["room_id"] == LOUNGE]
+        for message in messages:
+            self._show(message, "queue: ")
+        left = [(message["user_id"], message["present"], message["publishing"]) for message in messages]
+        # The sweep asked about anna too, whose other media the query a moment ago had met within the skew.
+        right = sorted(left) == [("anna", True, True), ("ben", False, False)]
+        self._check("the lost leave", right, f"the messages are about {left}")
+        body = self._request("GET", f"/rooms/{LOUNGE}/stream-states", 200, "the room from the table:")
+        users = [result["user_id"] for result in body["results"]]
+        self._check("who is there", users == ["anna"], f"{users} are listed")
 
     def _rotation(self) -> None:
         simulator = self.sandbox.simulator

@@ -77,7 +77,7 @@ def measure(table: Table, count: int, users: int) -> Outcome:
     callbacks = Callbacks(
         CachedSecret(secrets, "key", parse_callback_keys, 3600),
         store,
-        Recorder(store, Waking.from_table(table), None, delivers=True),
+        Recorder(store, Waking.from_store(store), None, delivers=True),
         Delivery(queue, store),
         WatchList(table),
         [APP_ID],

@@ -176,7 +176,7 @@ def peak_memory(targets: int, found: Any) -> None:
     vendor: Any = Vendor()
     keeper = Table(client, TABLE)
     store = StateStore(keeper)
-    lookup = Lookup(vendor, store, Recorder(store, Waking.from_table(keeper), None, delivers=True))
+    lookup = Lookup(vendor, store, Recorder(store, Waking.from_store(store), None, delivers=True))
     sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), store), store, WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():

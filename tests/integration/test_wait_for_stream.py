@@ -36,8 +36,14 @@ ERRORS = {kind.__name__: kind for kind in errors.StreamStateError.__subclasses__
 # A wait delivers nothing, and to it a target that is not found has not joined yet.
 MET = ERRORS.keys() - {"DeliveryFailed", "TargetNotFound"}
 PASSING = {name for name in MET if ERRORS[name].is_retryable}
-# The runtime of the function failed, or it was ended.
-CRASHES = ("Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout")
+# The function could not begin, its runtime failed, or it was ended.
+CRASHES = (
+    "Lambda.EC2ThrottledException",
+    "Lambda.ENILimitReachedException",
+    "Lambda.Unknown",
+    "Runtime.ExitError",
+    "Sandbox.Timedout",
+)
 STATUSES = {"Service": 500, "AWSLambda": 502, "SdkClient": 503, "TooManyRequests": 429}
 LAMBDA_ERRORS = {f"{name}Exception": status for name, status in STATUSES.items()}
 
@@ -158,7 +164,7 @@ def task(stack: Stack, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Tas
         ({}, {"publishing": True, "timeout_seconds": 600, "interval_seconds": 60}),
         (
             {"app_id": APP_ID},
-            {"medium": "video", "publishing": False, "timeout_seconds": 60, "interval_seconds": 2},
+            {"medium": "video", "publishing": False, "timeout_seconds": 600, "interval_seconds": 500},
         ),
     ],
     ids=["defaults", "given"],

@@ -99,8 +99,8 @@ class Instance:
         keys: Any = SimpleNamespace(keys=lambda: (KEY,))
         clock, queries = world.clock, world.queries
         table = Table(here, TABLE, clock)
-        waking = Waking.from_table(table)
         store, api_store = (StateStore(table, world.skew_ms, 6_000 if queries else None) for _ in range(2))
+        waking = Waking.from_store(store)
         recorder, watches = Recorder(store, waking, here, delivers=True), WatchList(table)
         sender, self.watch = delivery.Delivery(here, store, here, clock), watches.add
         more: Any = {"auto_watch": True, "clock": clock}

@@ -295,9 +295,13 @@ class MemoryWorkflows:
         self.answers: list[tuple[str, dict[str, Any]]] = []
         self.dead: set[str] = set()
         self.is_down = False
+        self.clock: Clock | None = None
+        self.seconds_per_answer = 0.0
 
     def answer(self, token: str, document: Mapping[str, Any]) -> bool:
         """See `Workflows`."""
+        if self.clock:
+            self.clock.sleep(self.seconds_per_answer)
         if self.is_down:
             return False
         if token not in self.dead:
@@ -431,7 +435,7 @@ class World:
         self.watch_list = WatchList(self.table)
         self.workflows = workflows or MemoryWorkflows()
         self.wait_list = WaitList(self.table)
-        self.waking = Waking(self.wait_list, stands_in(self.workflows), clock)
+        self.waking = Waking(self.store, self.wait_list, stands_in(self.workflows))
         self.recorder = Recorder(self.store, self.waking, self.retry_queue, delivers=True)
         self.lookup = Lookup(self.rtc, self.store, self.recorder, query=query, clock=clock)
         self.waits = Waits(self.lookup, self.store, self.wait_list, self.waking, clock)

@@ -1,13 +1,17 @@
 """Rounds of workflows that wait with a task token, and whoever observes the condition and wakes them."""
 
 from collections.abc import Callable
-from itertools import count
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, repeat
 from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from stream_state import errors
+from stream_state.adapters.wait_list import Workflows
 from stream_state.domain.observations import Observations
+from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
 from tests.unit.callback_world import JOIN, TEACHER, VIDEO, VIDEO_STOP, Receiver, signed
@@ -20,6 +24,10 @@ UNKNOWN = errors.TargetNotFound("Unknown.", rtc_request_id="request-7")
 RETIRED = errors.RtcActionRetired("Gone.", rtc_code="InvalidActionOrVersion")
 PASSING = [errors.QuotaExceeded("Full."), errors.RtcThrottled("Slow."), errors.RtcUnavailable("Network.")]
 LASTING = [errors.RtcAccessDenied("Key."), errors.RtcProtocolError("What?"), errors.CredentialsInvalid("Secret.")]
+OFF = dict.fromkeys(["audio", "video", "screen_audio", "screen_video"], False)
+IDS = {"room_id": "class-1", "user_id": "teacher"}
+UNTIL = {"publishing": True, "started_at": "2026-11-23T03:04:05Z", "timeout_seconds": 600, "interval_seconds": 60}
+NO_TEXTS: list[Any] = [None, "", 7, True, [], "\ud800", "\n"]
 _numbers = count(1)
 
 
@@ -233,17 +241,24 @@ def test_an_observation_looks_for_waits_with_one_request_and_with_none_if_nobody
     world.clock.seconds += 20
     assert queries_of(lambda: observe(world, event("audio.start", world.clock.now_ms()))) == 1
     assert queries_of(lambda: observe(world, event("audio.start", world.clock.now_ms()), other)) == 0
-    # The mark lasts as long as the token.
-    world.clock.seconds += 61
-    assert queries_of(lambda: observe(world, event("audio.stop", world.clock.now_ms()))) == 0
+    assert world.dynamodb.made[-1][1].get("ConsistentRead", True) is True
+    # The first observer after the token has died takes the mark away.
+    world.clock.seconds += 62
+    assert queries_of(lambda: observe(world, event("audio.stop", world.clock.now_ms()))) == 1
+    assert queries_of(lambda: observe(world, event("audio.start", world.clock.now_ms() + 1))) == 0
 
 
-def test_a_delivery_takes_the_mark_away_if_no_wait_is_left(world: World) -> None:
+def test_the_mark_goes_with_the_last_wait_and_the_change_is_delivered(world: World) -> None:
     begin(world)
+    begin(world, medium="audio", wait_id="execution-2")
     world.clock.seconds += 20
     by_callback(world)
+    assert world.record(TEACHER).has_waits is True  # type: ignore[union-attr]  # it was observed
+    observe(world, event("audio.start", world.clock.now_ms()))
 
-    assert world.record(TEACHER).waits_until == 0  # type: ignore[union-attr]  # it was observed
+    assert len(answered(world)) == 2
+    assert world.queue.users() == ["teacher"]
+    assert world.record(TEACHER).has_waits is False  # type: ignore[union-attr]  # it was observed
 
 
 def test_a_dead_token_is_removed_quietly(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,11 +390,201 @@ def test_a_record_of_a_wait_alone_is_no_known_state(world: World) -> None:
     assert (world.queue.messages, world.store.undelivered(10).entries) == ([], [])
 
 
-def test_a_state_older_than_an_interval_does_not_end_a_wait(world: World) -> None:
-    observe(world, query(world.clock.now_ms(), video=True))
-    world.clock.seconds += 61
+@pytest.mark.parametrize("publishing", [True, False])
+def test_what_was_observed_long_ago_ends_no_wait(world: World, publishing: object) -> None:
+    # Given a state of two hours ago, and a vendor that cannot be asked
+    observe(world, query(world.clock.now_ms(), video=bool(publishing)))
+    world.clock.seconds += 7200
     world.rtc.say(TEACHER, errors.RtcUnavailable("Network."))
 
-    begin(world)
+    # When a wait begins, and something else is observed
+    begin(world, publishing=bool(publishing))
+    observe(world, event("audio.start", world.clock.now_ms()))
 
+    # Then nobody has seen what the workflow waits for
     assert answered(world) == []
+
+
+def test_all_media_must_have_been_observed_off(world: World) -> None:
+    observe(world, query(world.clock.now_ms(), video=True))
+    world.clock.seconds += 7200
+    world.rtc.say(TEACHER, errors.RtcUnavailable("Network."))
+    begin(world, medium=None, publishing=False)
+
+    observe(world, event("video.stop", world.clock.now_ms()))
+
+    assert (world.values(TEACHER), answered(world)) == ({**OFF, "present": None}, [])
+
+
+def test_each_round_asks_though_the_answer_of_the_last_came_late(world: World) -> None:
+    for calls in range(1, 6):
+        # The last round waited a second for its slot.
+        world.rtc.say(TEACHER, UNKNOWN)
+        begin(world)
+        assert len(world.rtc.calls) == calls
+        world.clock.seconds += 59
+
+
+def test_waits_for_a_user_who_is_not_there_share_an_answer_too(world: World) -> None:
+    world.rtc.say(TEACHER, UNKNOWN)
+
+    for number in range(50):
+        begin(world, wait_id=f"execution-{number}")
+
+    assert world.rtc.calls == [TEACHER]
+
+
+def test_a_wake_that_failed_is_repeated_by_a_round_that_cannot_ask(world: World) -> None:
+    world.rtc.say(TEACHER, media("video"), errors.RtcUnavailable("Network."))
+    begin(world, medium=None, publishing=False)
+    world.clock.seconds += 20
+    world.workflows.is_down = True
+    observe(world, event("video.stop", world.clock.now_ms()))
+    world.workflows.is_down = False
+    world.clock.seconds += 41
+
+    second = begin(world, medium=None, publishing=False)
+
+    assert answered(world) == [second]
+
+
+def test_a_round_that_finds_its_condition_answers_its_own_wait_alone(world: World) -> None:
+    world.rtc.say(TEACHER, media("video"))
+    tokens = [begin(world, wait_id=f"execution-{number}") for number in range(30)]
+
+    assert answered(world) == tokens
+    assert world.dynamodb.count("query") <= 2
+
+
+def test_an_answer_that_cannot_be_recorded_is_an_answer(world: World) -> None:
+    world.rtc.say(TEACHER, media("video"))
+    begin(world, medium="audio")
+    fails = repeat(aws_error("ProvisionedThroughputExceededException"))
+    begun = count()
+    # The item of the wait is written, its record is not.
+    world.dynamodb.effects["put_item"] = (None if next(begun) == 0 else next(fails) for _ in count())
+    world.clock.seconds += 60
+
+    token = begin(world, wait_id="execution-2")
+
+    assert answered(world) == [token]
+
+
+def test_many_waits_begin_on_one_target_at_once(clock: Clock) -> None:
+    world = World(clock)
+
+    with ThreadPoolExecutor(40) as pool:
+        tokens = list(pool.map(lambda number: begin(world, wait_id=f"execution-{number}"), range(200)))
+
+    assert {wait.token for wait in world.wait_list.of(TEACHER)} == {*tokens}
+
+
+def test_a_workflow_service_that_hangs_keeps_no_observation_for_long(world: World) -> None:
+    for number in range(30):
+        begin(world, wait_id=f"execution-{number}")
+    world.clock.seconds += 20
+    world.workflows.seconds_per_answer, started = 1, world.clock.monotonic()
+    world.workflows.clock = world.clock
+
+    by_callback(world)
+
+    # Ten threads that take a second each; what is left is for the next round.
+    assert world.clock.monotonic() - started < 12
+    assert len(world.wait_list.of(TEACHER)) >= 15
+    assert world.queue.users() == ["teacher"]
+
+
+def test_a_mark_is_not_taken_away_from_a_wait_that_began_meanwhile(world: World) -> None:
+    begin(world)
+    world.clock.seconds += 20
+
+    def begin_another(_: Any) -> None:
+        world.dynamodb.effects.clear()
+        begin(world, medium="audio", wait_id="execution-2")
+
+    world.dynamodb.effects["delete_item"] = iter([begin_another])
+    by_callback(world)
+    observe(world, event("audio.start", world.clock.now_ms()))
+
+    assert len(answered(world)) == 2
+
+
+def test_a_wait_does_not_prolong_the_life_of_what_was_observed(world: World) -> None:
+    observe(world, event("video.start", world.clock.now_ms()))
+    world.rtc.say(TEACHER, errors.RtcUnavailable("Network."))
+    for _ in range(5):
+        begin(world, medium="audio", seconds=10**6)
+        world.clock.seconds += 6 * 3600
+
+    assert world.record(TEACHER) is None
+    begin(world, medium="audio", seconds=10**6)
+    observe(world, event("audio.start", world.clock.now_ms()))
+    assert len(answered(world)) == 1
+
+
+# The answer to a token
+
+
+class StepFunctions:
+    """The client: raises what is said, one error after another."""
+
+    def __init__(self, *effects: Exception | None) -> None:
+        self.effects = iter(effects)
+        self.sent: list[dict[str, Any]] = []
+
+    def send_task_success(self, **parameters: Any) -> dict[str, Any]:
+        if effect := next(self.effects, None):
+            raise effect
+        self.sent.append(parameters)
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("effects", "is_done", "sent"),
+    [
+        ([], True, 1),
+        ([ReadTimeoutError(endpoint_url="")], True, 1),
+        ([ReadTimeoutError(endpoint_url="")] * 2, False, 0),
+        ([aws_error("ThrottlingException")], False, 0),
+        ([aws_error("AccessDeniedException")], False, 0),
+        ([aws_error("TaskTimedOut")], True, 0),
+        ([aws_error("TaskDoesNotExist")], True, 0),
+        ([aws_error("InvalidToken")], True, 0),
+    ],
+    ids=str,
+)
+def test_a_token_is_answered_once_unless_it_is_dead(
+    effects: list[Exception], is_done: object, sent: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = StepFunctions(*effects)
+
+    assert Workflows(client).answer("token-1", {"holds": True}) is is_done
+
+    assert client.sent == [{"taskToken": "token-1", "output": '{"holds": true}'}] * sent
+    counted = metrics(capsys)
+    assert ("WaitsWoken" in counted, "Errors" in counted) == (bool(sent), not is_done)
+
+
+@pytest.mark.parametrize("wait_id", ["arn:aws:states:eu-central-1:123456789012:execution:W:课堂-1", "x" * 1024])
+def test_an_execution_may_have_a_name_in_any_script(world: World, wait_id: str) -> None:
+    request = TaskRequest.parse({"wait": {**IDS, "until": UNTIL}, "wait_id": wait_id, "token": "t"}, ["app-1"])
+
+    assert (request.wait and request.wait.id, request.wait and request.wait.condition) == (wait_id, request.condition)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        *(({name: value}, name) for name in ("wait_id", "token") for value in NO_TEXTS),
+        ({"wait_id": "x" * 1025}, "wait_id"),
+        ({"token": "x" * 2049}, "token"),
+        ({"wait": None}, "must be an object"),
+        ({"wait": {**IDS}}, "wait"),
+        ({"wait": {**IDS, "until": {**UNTIL, "interval_seconds": True}}}, "until.interval_seconds"),
+        ({"wait": {"targets": [IDS]}}, "wait"),
+        ({"max_age": 5}, "the event"),
+    ],
+)
+def test_a_round_that_breaks_a_rule_is_refused(more: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match=complaint):
+        TaskRequest.parse({"wait": {**IDS, "until": UNTIL}, "wait_id": "w", "token": "t", **more}, ["app-1"])

@@ -14,6 +14,7 @@ from itertools import batched
 from typing import Any, Self
 
 from stream_state.adapters.table import (
+    BACKOFF_SECONDS,
     MAX_BATCH_KEYS,
     MAX_TRIES,
     ConditionFailed,
@@ -89,10 +90,39 @@ class StateStore:
             return Merge(merge.before, record)
         return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
 
-    def expect_waits(self, target: Target, until: int) -> StateRecord:
-        """Mark the record of a target: workflows wait for it until that time (seconds since 1970)."""
-        before = self._kept_record(target) or StateRecord(target, skew_ms=self._skew_ms)
-        return self._merge(before, {}, delivers=False, waits_until=until).after
+    def set_waits(self, target: Target) -> StateRecord:
+        """Mark the record of a target: workflows wait for it. Its life is not prolonged."""
+        is_alive = "attribute_exists(revision) AND expires_at > :now"
+        try:
+            answer = self._table.write(
+                "update_item",
+                is_alive,
+                {":yes": True, ":one": 1, ":now": int(self._clock.now())},
+                Key=key_of(*_key(target)),
+                UpdateExpression="SET has_waits = :yes, revision = revision + :one",
+                ReturnValues="ALL_NEW",
+            )
+        except ConditionFailed as failed:
+            before = self._record(target, failed.item)
+            return self._merge(before, {}, delivers=False, has_waits=True).after
+        self._forget(target)
+        return self._record(target, answer["Attributes"])
+
+    def end_waits(self, record: StateRecord) -> StateRecord:
+        """Take the mark from a record that no workflow waits for, unless others have written meanwhile."""
+        after = replace(record, has_waits=False, revision=record.revision + 1)
+        try:
+            self._table.write(
+                "update_item",
+                "revision = :revision",
+                {":no": False, ":one": 1, ":revision": record.revision},
+                Key=key_of(*_key(record.target)),
+                UpdateExpression="SET has_waits = :no, revision = revision + :one",
+            )
+        except ConditionFailed:
+            return record
+        self._keep(after, is_written=False)
+        return after
 
     def end_room(self, app_id: str, room_id: str, end: Mark) -> None:
         """Remember the end of a room, for records that are written later."""
@@ -122,9 +152,8 @@ class StateStore:
         else:
             of_list, listing = {}, " REMOVE undelivered, deliver_after"
         try:
-            here = {**values, **of_list, ":revision": record.revision, ":waits": record.waits_until}
-            update_here = f"{update}, waits_until = :waits{listing}"
-            self._table.write("update_item", "revision = :revision", here, Key=key, UpdateExpression=update_here)
+            here = {**values, **of_list, ":revision": record.revision}
+            self._table.write("update_item", "revision = :revision", here, Key=key, UpdateExpression=update + listing)
         except ConditionFailed:
             # Others have written meanwhile: the record stays on the list until the next drain.
             self._forget(record.target)
@@ -191,14 +220,14 @@ class StateStore:
         *,
         delivers: bool,
         is_recheck: bool = False,
-        waits_until: int = 0,
+        has_waits: bool = False,
     ) -> Merge:
         """Merge and write, again with the stored record each time that others have written meanwhile."""
         for tries in range(MAX_TRIES):
             now_ms = self._clock.now_ms()
             merge = record.merged(observations, now_ms)
             # The first record may be an older one that this instance kept: only the write shows what is stored.
-            if tries and merge.is_repeat and not (is_recheck or waits_until):
+            if tries and merge.is_repeat and not (is_recheck or has_waits):
                 return merge
             recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
@@ -209,12 +238,15 @@ class StateStore:
                 merge.after,
                 revision=record.revision + 1,
                 recheck_at_ms=recheck_at_ms,
-                waits_until=max(record.waits_until, waits_until),
+                has_waits=record.has_waits or has_waits,
             )
             try:
                 self._put(after, delivers=delivers)
             except ConditionFailed as failed:
                 record = self._record(record.target, failed.item)
+                if tries:
+                    # Many write this record at once.
+                    self._clock.sleep(self._clock.jitter(0, BACKOFF_SECONDS))
             else:
                 return Merge(record, after)
         raise unavailable("others wrote the same state each time")
@@ -236,7 +268,7 @@ class StateStore:
             "revision": record.revision,
             "is_room_end_read": record.is_room_end_read,
             "recheck_at_ms": record.recheck_at_ms,
-            "waits_until": record.waits_until,
+            "has_waits": record.has_waits,
             "expires_at": self._expires_at(),
         }
         if record.is_undelivered:
@@ -258,7 +290,7 @@ class StateStore:
             int(item["revision"]["N"]),
             item["is_room_end_read"]["BOOL"],
             int(item["recheck_at_ms"]["N"]),
-            int(item["waits_until"]["N"]),
+            item["has_waits"]["BOOL"],
             self._skew_ms,
         )
         return record if self._table.is_alive(item) else record.forgotten()

@@ -1,9 +1,10 @@
 """The waits of workflows in the table, by target, and the answers to their task tokens."""
 
 import json
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -31,6 +32,7 @@ class WaitList:
                 "medium": str(wait.condition.medium or ""),
                 "publishing": wait.condition.publishing,
                 "deadline": int(wait.condition.deadline),
+                "since_ms": wait.since_ms,
                 "expires_at": until,
             }
         )
@@ -58,12 +60,20 @@ class Workflows:
 
     def __init__(self, client: Any = None) -> None:
         self._client = client
+        self._lock = threading.Lock()
 
     def answer(self, token: str, document: Mapping[str, Any]) -> bool:
         """Let a workflow go on with an answer; False if Step Functions failed. A dead token is done too."""
-        client = self._client or _client()
+        with self._lock:
+            # Made for the first wait: most invocations need none.
+            self._client = self._client or _client()
+        send = partial(self._client.send_task_success, taskToken=token, output=json.dumps(document))
         try:
-            client.send_task_success(taskToken=token, output=json.dumps(document))
+            try:
+                send()
+            except BotoCoreError:
+                # A kept connection may be dead.
+                send()
         except (BotoCoreError, ClientError) as error:
             code = aws.error_code(error)
             if code not in _DEAD:
@@ -75,11 +85,10 @@ class Workflows:
         return True
 
 
-@cache
 def _client() -> Any:
-    """Made for the first wait: most invocations need none. Two tries, for a kept connection that is dead."""
-    retries = {"mode": "standard", "total_max_attempts": 2}
-    return aws.client("stepfunctions", connect_timeout=0.3, read_timeout=0.5, retries=retries)
+    # Two tries end within the time that a callback event has.
+    options: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 1}, "max_pool_connections": 64}
+    return aws.client("stepfunctions", connect_timeout=0.3, read_timeout=0.3, **options)
 
 
 # DynamoDB reserves the word.
@@ -94,4 +103,4 @@ def _wait(item: Mapping[str, Any]) -> Wait:
     medium = item["medium"]["S"]
     deadline = float(item["deadline"]["N"])
     condition = WaitCondition(Medium(medium) if medium else None, item["publishing"]["BOOL"], deadline)
-    return Wait(item["sk"]["S"], item["token"]["S"], condition)
+    return Wait(item["sk"]["S"], item["token"]["S"], condition, int(item["since_ms"]["N"]))

@@ -23,7 +23,7 @@ class StateRecord:
     `sequence` grows by one with each change of the values. It starts with the time, so that it does not go back when a
     record has expired and is made again. `revision` counts the writes; 0: not written yet. `is_room_end_read`: whether
     the end of the room was read since the record was first written. `recheck_at_ms`: when the last recheck is due.
-    `waits_until` (seconds since 1970): a workflow may wait for the target until then.
+    `has_waits`: workflows may wait for the target.
     """
 
     target: Target
@@ -34,7 +34,7 @@ class StateRecord:
     revision: int = 0
     is_room_end_read: bool = False
     recheck_at_ms: int = 0
-    waits_until: int = 0
+    has_waits: bool = False
     skew_ms: int = SKEW_MS
 
     @cached_property

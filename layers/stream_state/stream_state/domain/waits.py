@@ -14,8 +14,9 @@ TIMEOUT_LIMIT_SECONDS = 2_592_000
 INTERVAL_LIMIT_SECONDS = 3600
 # An execution of Step Functions has 25,000 events at most, and an interval takes up to 12 of them.
 MAX_INTERVALS = 2000
-# As Step Functions gives them: the id of an execution is an ARN.
-MAX_TOKEN_LENGTH, MAX_ID_LENGTH = 2048, 512
+# As Step Functions gives them: the id of an execution is an ARN, whose name may be in any script. DynamoDB takes so
+# many bytes of a key.
+MAX_TOKEN_BYTES, MAX_ID_BYTES = 2048, 1024
 _FIELDS = frozenset({"medium", "publishing", "started_at", "timeout_seconds", "interval_seconds"})
 
 
@@ -75,23 +76,31 @@ class WaitCondition:
 class Wait:
     """A workflow that waits for a condition with a task token; `id` is the same in all rounds of a wait.
 
-    Whoever has the token can answer the workflow.
+    Whoever has the token can answer the workflow. What was observed before `since_ms` (since 1970) does not count.
     """
 
     id: str
     token: str = field(repr=False)
     condition: WaitCondition
+    since_ms: int = 0
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any], condition: WaitCondition | None) -> Self:
         """The wait in the `token` and `wait_id` of an event. Raises `InvalidRequest`."""
         if condition is None or condition.interval_seconds is None:
             raise invalid("wait", "must hold until with interval_seconds, for one target")
-        token = _text(fields.get("token"), "token", MAX_TOKEN_LENGTH)
-        return cls(_text(fields.get("wait_id"), "wait_id", MAX_ID_LENGTH), token, condition)
+        token, wait_id = _text(fields, "token", MAX_TOKEN_BYTES), _text(fields, "wait_id", MAX_ID_BYTES)
+        return cls(wait_id, token, condition)
+
+    def is_over(self, state: State) -> bool:
+        """Whether the state, as far as it counts, fulfils the condition."""
+        return self.condition.holds_since(state, self.since_ms)
 
 
-def _text(value: object, name: str, most: int) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= most or not value.isascii() or not value.isprintable():
-        raise invalid(name, f"must be a text of 1 to {most} characters, as Step Functions gives it")
-    return value
+def _text(fields: Mapping[str, Any], name: str, most: int) -> str:
+    value = fields.get(name)
+    # JSON can hold lone surrogates, which UTF-8 cannot.
+    size = len(value.encode(errors="replace")) if isinstance(value, str) and value.isprintable() else 0
+    if not 1 <= size <= most:
+        raise invalid(name, f"must be a text of 1 to {most} bytes, as Step Functions gives it")
+    return str(value)

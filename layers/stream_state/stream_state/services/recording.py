@@ -28,7 +28,7 @@ class Recorder:
     def from_settings(cls, settings: Settings, store: StateStore, *, delivers: bool) -> Self:
         """A recorder that sends rechecks if the stack has a retry queue."""
         retry_queue = RetryQueue.from_settings(settings) if settings.callback_retry_queue_url else None
-        return cls(store, Waking.from_table(store.table), retry_queue, delivers=delivers)
+        return cls(store, Waking.from_store(store), retry_queue, delivers=delivers)
 
     def observe(
         self,
@@ -49,4 +49,4 @@ class Recorder:
                 # The record is on the list with its recheck, which is sent again when the list is drained.
                 log_error(error, target)
         answer = Answer(target, merge.after.state, source, rtc_request_id)
-        return replace(merge, after=self._waking.wake(answer, merge.after))
+        return replace(merge, after=self._waking.wake(merge.after, answer))

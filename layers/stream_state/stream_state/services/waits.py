@@ -1,17 +1,19 @@
 """Waits: whether a target fulfils a condition now, and the rounds of a workflow that waits with a task token."""
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Self
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.wait_list import WaitList
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.documents import Answer
-from stream_state.domain.merging import Merge, StateRecord
+from stream_state.domain.merging import Merge
 from stream_state.domain.observations import not_found
-from stream_state.domain.states import state_of
+from stream_state.domain.states import State, state_of
 from stream_state.domain.targets import Target
 from stream_state.domain.waits import Wait, WaitCondition
-from stream_state.errors import RtcActionRetired, StreamStateError, TargetNotFound
+from stream_state.errors import RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
 from stream_state.observability import log_error, record
 from stream_state.services.lookup import Lookup
 from stream_state.services.waking import Waking
@@ -40,7 +42,7 @@ class Waits:
     @classmethod
     def from_lookup(cls, lookup: Lookup, store: StateStore) -> Self:
         """Waits that are kept in the store's table."""
-        return cls(lookup, store, WaitList(store.table), Waking.from_table(store.table))
+        return cls(lookup, store, WaitList(store.table), Waking.from_store(store))
 
     def check(
         self, target: Target, condition: WaitCondition, deadline: float, max_age_seconds: int = 0
@@ -66,38 +68,48 @@ class Waits:
     def begin_round(self, target: Target, wait: Wait, deadline: float) -> None:
         """Keep the token for whoever observes the condition, and ask once; `deadline` in monotonic seconds.
 
-        An answer of the vendor counts for one interval. Raises `StreamStateTimeout` past the wait's deadline, and the
-        errors that a later round would meet too.
+        Raises `StreamStateTimeout` past the wait's deadline, and the errors that a later round would meet too.
         """
-        if self._clock.now() >= wait.condition.deadline:
+        now_ms, seconds = self._clock.now_ms(), wait.condition.interval_seconds or 0
+        if now_ms >= wait.condition.deadline * 1000:
             raise wait.condition.timeout()
-        interval_seconds = wait.condition.interval_seconds or 0
-        until = int(self._clock.now()) + interval_seconds + 1
+        if self._lookup.queries:
+            # The last round's answer and what was observed since count, also if this round cannot ask.
+            wait = replace(wait, since_ms=now_ms - 2 * seconds * 1000)
         # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
         # observer reads the mark and finds the wait.
-        self._wait_list.add(target, wait, until)
-        state_record = self._store.expect_waits(target, until)
-        oldest_ms = self._clock.now_ms() - interval_seconds * 1000 if self._lookup.queries else 0
-        answer = Answer(target, state_record.state)
-        if wait.condition.holds_since(answer.state, oldest_ms):
-            self._waking.wake(answer, state_record)
-        elif self._lookup.queries and not answer.state.is_whole_since(oldest_ms):
-            try:
-                self._ask(state_record, deadline)
-            except StreamStateError:
-                self._wait_list.remove(target, wait)
-                raise
+        self._wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
+        state = self._store.set_waits(target).state
+        if wait.is_over(state):
+            self._waking.answer(wait, Answer(target, state))
+            return
+        if self._lookup.queries and not _is_fresh(state, now_ms - seconds * 500):
+            answer = self._ask(target, wait, min(deadline, self._clock.monotonic() + seconds))
+            if answer and wait.condition.holds(answer.state):
+                return
         record("WaitsOpen")
 
-    def _ask(self, state_record: StateRecord, deadline: float) -> None:
-        """Ask the vendor: recording the answer wakes the wait if the condition holds. Raises what is not "not yet"."""
-        target = state_record.target
-        answer = self._lookup.ask(target, deadline, wait_seconds=SLOT_WAIT_SECONDS).answer
+    def _ask(self, target: Target, wait: Wait, deadline: float) -> Answer | None:
+        """The vendor's answer, None for "not yet"; recording it has woken the wait if the condition holds."""
+        outcome = self._lookup.ask(target, deadline, wait_seconds=SLOT_WAIT_SECONDS)
+        answer = outcome.answer
         if isinstance(answer, RtcActionRetired):
             answer = self._lookup.from_table([target], answer)[0].answer
-            if isinstance(answer, Answer):
-                self._waking.wake(answer, state_record)
-        if isinstance(answer, StreamStateError) and not isinstance(answer, TargetNotFound):
+        if isinstance(answer, Answer):
+            if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.state):
+                # Nothing was recorded.
+                self._waking.answer(wait, answer)
+            return answer
+        if not isinstance(answer, TargetNotFound):
             if not answer.retryable:
+                with suppress(StateUnavailable):
+                    self._wait_list.remove(target, wait)
                 raise answer
             log_error(answer, target)
+        return None
+
+
+def _is_fresh(state: State, oldest_ms: float) -> bool:
+    """Whether the vendor said at that time or later what each medium is, or that the user is not there."""
+    present = state.present
+    return state.is_whole_since(oldest_ms) or (present.value is False and (present.at_ms or 0) >= oldest_ms)

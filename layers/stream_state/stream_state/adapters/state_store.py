@@ -1,18 +1,24 @@
-"""The state records in the table, the ends of rooms, and the list of undelivered changes.
-
-Items by key: `state#<app>#<room>` / user, and `state#<app>#<room>#` / `room` (the room's end). No room or user id
-holds the `#`. The sparse index `Undelivered` lists the records with an undelivered change or a recheck that is due.
-"""
+"""The state records in the table, the ends of rooms, and the list of undelivered changes and of rechecks."""
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import batched
-from typing import Any, Self
+from typing import Self
 
+from stream_state.adapters.kept_records import KeptRecords
+from stream_state.adapters.record_items import (
+    INDEX,
+    LISTED,
+    as_json,
+    item_of,
+    key,
+    partition,
+    record_of,
+    room_key,
+    target_of_key,
+)
 from stream_state.adapters.table import (
     BACKOFF_SECONDS,
     MAX_BATCH_KEYS,
@@ -23,24 +29,19 @@ from stream_state.adapters.table import (
     Scalar,
     Table,
     attributes,
-    key_of,
     target_of,
     unavailable,
 )
-from stream_state.domain.merging import Merge, StateRecord, as_lists, from_lists
+from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Mark, Observations
 from stream_state.domain.targets import Target
 from stream_state.settings import Settings
 
 STATE_LIFE_SECONDS = 86_400
-# Records that this instance wrote are kept, so that their next write needs no other record.
-KEPT_RECORDS = 1000
 # The writer of a change delivers it within this time, or anybody else does.
 DELIVERY_SECONDS = 10
 # A recheck that is overdue by so much was lost, and is asked for again.
 RECHECK_LATE_SECONDS = 60
-INDEX = "Undelivered"
-_LISTED = "yes"
 
 
 class StateStore:
@@ -51,8 +52,7 @@ class StateStore:
         self._clock = table.clock
         self._skew_ms = skew_ms
         self._recheck_after_ms = recheck_after_ms
-        self._kept: OrderedDict[Target, tuple[StateRecord, float]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept = KeptRecords(table.clock)
 
     @classmethod
     def from_settings(cls, settings: Settings, table: Table) -> Self:
@@ -75,7 +75,7 @@ class StateStore:
         `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
         `is_recheck`: the record's recheck is done with this.
         """
-        kept = self._kept_record(target)
+        kept = self._kept.get(target)
         if before is None or (kept and kept.revision >= before.revision):
             before = kept or StateRecord(target, skew_ms=self._skew_ms)
         merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck)
@@ -86,7 +86,7 @@ class StateStore:
         end = self._room_end(target)
         record = replace(merge.after, is_room_end_read=True)
         if end is None or end == record.observations.get("end"):
-            self._keep(record, is_written=False)
+            self._kept.keep(record)
             return Merge(merge.before, record)
         return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
 
@@ -98,14 +98,14 @@ class StateStore:
                 "update_item",
                 is_alive,
                 {":yes": True, ":one": 1, ":now": int(self._clock.now())},
-                Key=key_of(*_key(target)),
+                Key=key(target),
                 UpdateExpression="SET has_waits = :yes, revision = revision + :one",
                 ReturnValues="ALL_NEW",
             )
         except ConditionFailed as failed:
             before = self._record(target, failed.item)
             return self._merge(before, {}, delivers=False, has_waits=True).after
-        self._forget(target)
+        self._kept.forget(target)
         return self._record(target, answer["Attributes"])
 
     def end_waits(self, record: StateRecord) -> StateRecord:
@@ -116,12 +116,12 @@ class StateStore:
                 "update_item",
                 "revision = :revision",
                 {":no": False, ":one": 1, ":revision": record.revision},
-                Key=key_of(*_key(record.target)),
+                Key=key(record.target),
                 UpdateExpression="SET has_waits = :no, revision = revision + :one",
             )
         except ConditionFailed:
             return record
-        self._keep(after, is_written=False)
+        self._kept.keep(after)
         return after
 
     def end_room(self, app_id: str, room_id: str, end: Mark) -> None:
@@ -131,7 +131,7 @@ class StateStore:
                 "update_item",
                 "attribute_not_exists(at_ms) OR at_ms < :at_ms",
                 {":at_ms": end.at_ms, ":seen_ms": end.seen_ms, ":expires_at": self._expires_at()},
-                Key=_room_key(app_id, room_id),
+                Key=room_key(app_id, room_id),
                 UpdateExpression="SET at_ms = :at_ms, seen_ms = :seen_ms, expires_at = :expires_at",
             )
 
@@ -139,29 +139,29 @@ class StateStore:
         """Write that the values of a record were delivered, and take the record off the list if that was the last."""
         delivered = replace(record.with_delivery(record.state.values, record.sequence), revision=record.revision + 1)
         values: dict[str, Scalar] = {
-            ":delivered": _json(delivered.delivered),
+            ":delivered": as_json(delivered.delivered),
             ":sequence": delivered.sequence,
             ":room": delivered.is_room_end_read,
             ":one": 1,
         }
         update = "SET delivered = :delivered, delivered_sequence = :sequence, is_room_end_read = :room"
         update += ", revision = revision + :one"
-        key = key_of(*_key(record.target))
+        place = key(record.target)
         if record.recheck_at_ms:
             of_list, listing = {":late": _late_ms(record)}, ", deliver_after = :late"
         else:
             of_list, listing = {}, " REMOVE undelivered, deliver_after"
         try:
             here = {**values, **of_list, ":revision": record.revision}
-            self._table.write("update_item", "revision = :revision", here, Key=key, UpdateExpression=update + listing)
+            self._table.write("update_item", "revision = :revision", here, Key=place, UpdateExpression=update + listing)
         except ConditionFailed:
             # Others have written meanwhile: the record stays on the list until the next drain.
-            self._forget(record.target)
+            self._kept.forget(record.target)
             with suppress(ConditionFailed):
                 is_newer = "delivered_sequence < :sequence"
-                self._table.write("update_item", is_newer, values, Key=key, UpdateExpression=update)
+                self._table.write("update_item", is_newer, values, Key=place, UpdateExpression=update)
         else:
-            self._keep(delivered, is_written=False)
+            self._kept.keep(delivered)
 
     def undelivered(self, most: int, after: str | None = None) -> Page[StateRecord]:
         """A page of the records on the list whose writers have had the time to deliver them, the oldest first."""
@@ -170,25 +170,25 @@ class StateStore:
             "query",
             IndexName=INDEX,
             KeyConditionExpression="undelivered = :listed AND deliver_after <= :now",
-            ExpressionAttributeValues=attributes({":listed": _LISTED, ":now": self._clock.now_ms()}),
+            ExpressionAttributeValues=attributes({":listed": LISTED, ":now": self._clock.now_ms()}),
             Limit=most,
             **start,
         )
-        targets = [_target(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"]]
+        targets = [target_of_key(item) for item in answer["Items"]]
         records = self.read(targets, to_merge=True) if targets else {}
         next_key = answer.get("LastEvaluatedKey")
-        return Page(list(records.values()), _json(next_key) if next_key else None)
+        return Page(list(records.values()), as_json(next_key) if next_key else None)
 
     def set_recheck(self, record: StateRecord, due_ms: int) -> None:
         """Write when the recheck of a record is due; 0: none is."""
-        self._forget(record.target)
+        self._kept.forget(record.target)
         due = replace(record, recheck_at_ms=due_ms)
         with suppress(ConditionFailed):
             self._table.write(
                 "update_item",
                 "revision = :revision",
                 {":due": due_ms, ":late": _late_ms(due), ":revision": record.revision, ":one": 1},
-                Key=key_of(*_key(record.target)),
+                Key=key(record.target),
                 UpdateExpression="SET recheck_at_ms = :due, deliver_after = :late, revision = revision + :one",
             )
 
@@ -199,9 +199,9 @@ class StateStore:
         """
         records = {}
         for batch in batched(dict.fromkeys(targets), MAX_BATCH_KEYS, strict=False):
-            found = {(item["pk"]["S"], item["sk"]["S"]): item for item in self._batch_get(batch, consistent=to_merge)}
+            found = {target_of_key(item): item for item in self._batch_get(batch, consistent=to_merge)}
             for target in batch:
-                item = found.get(_key(target))
+                item = found.get(target)
                 record = self._record(target, item)
                 if to_merge or (item and self._table.is_alive(item) and record.observations):
                     records[target] = record
@@ -209,7 +209,7 @@ class StateStore:
 
     def room(self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
-        items, next_key = self._table.query(_partition(app_id, room_id), after, consistent=to_merge)
+        items, next_key = self._table.query(partition(app_id, room_id), after, consistent=to_merge)
         records = [self._record(target_of(item), item) for item in items if to_merge or self._table.is_alive(item)]
         return Page([record for record in records if to_merge or record.observations], next_key)
 
@@ -256,70 +256,31 @@ class StateStore:
         condition = "attribute_not_exists(revision)" if is_first else "revision = :revision"
         values = {} if is_first else {":revision": record.revision - 1}
         self._table.write("put_item", condition, values, Item=self._item(record, delivers=delivers))
-        self._keep(record)
+        self._kept.keep(record, self._expires_at())
 
     def _item(self, record: StateRecord, *, delivers: bool) -> Item:
-        values: dict[str, Scalar] = {
-            **record.target.as_dict(),
-            "observations": _json(as_lists(record.observations)),
-            "sequence": record.sequence,
-            "delivered": _json(record.delivered),
-            "delivered_sequence": record.delivered_sequence,
-            "revision": record.revision,
-            "is_room_end_read": record.is_room_end_read,
-            "recheck_at_ms": record.recheck_at_ms,
-            "has_waits": record.has_waits,
-            "expires_at": self._expires_at(),
-        }
+        after_ms: int | None = None
         if record.is_undelivered:
             after_ms = self._clock.now_ms() + (DELIVERY_SECONDS * 1000 if delivers else 0)
-            values |= {"undelivered": _LISTED, "deliver_after": after_ms}
         elif record.recheck_at_ms:
-            values |= {"undelivered": _LISTED, "deliver_after": _late_ms(record)}
-        return {**key_of(*_key(record.target)), **attributes(values)}
+            after_ms = _late_ms(record)
+        return item_of(record, self._expires_at(), after_ms)
 
     def _record(self, target: Target, item: Item | None) -> StateRecord:
         if not item:
             return StateRecord(target, skew_ms=self._skew_ms)
-        record = StateRecord(
-            target,
-            from_lists(json.loads(item["observations"]["S"])),
-            int(item["sequence"]["N"]),
-            json.loads(item["delivered"]["S"]),
-            int(item["delivered_sequence"]["N"]),
-            int(item["revision"]["N"]),
-            item["is_room_end_read"]["BOOL"],
-            int(item["recheck_at_ms"]["N"]),
-            item["has_waits"]["BOOL"],
-            self._skew_ms,
-        )
+        record = record_of(target, item, self._skew_ms)
         return record if self._table.is_alive(item) else record.forgotten()
 
     def _batch_get(self, targets: Iterable[Target], *, consistent: bool) -> Iterator[Item]:
-        keys = [key_of(*_key(target)) for target in targets]
+        keys = [key(target) for target in targets]
         return self._table.batch(
             "batch_get_item", keys, "UnprocessedKeys", lambda keys: {"Keys": keys, "ConsistentRead": consistent}
         )
 
     def _room_end(self, target: Target) -> Mark | None:
-        item = self._table.get(_room_key(target.app_id, target.room_id))
+        item = self._table.get(room_key(target.app_id, target.room_id))
         return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if item else None
-
-    def _keep(self, record: StateRecord, *, is_written: bool = True) -> None:
-        """Keep a record until its item expires, which a write of the whole item puts off."""
-        with self._lock:
-            _, expires_at = self._kept.pop(record.target, (None, 0.0))
-            self._kept[record.target] = record, self._expires_at() if is_written else expires_at
-            if len(self._kept) > KEPT_RECORDS:
-                self._kept.popitem(last=False)
-
-    def _kept_record(self, target: Target) -> StateRecord | None:
-        with self._lock:
-            record, expires_at = self._kept.get(target, (None, 0.0))
-        return record if expires_at > self._clock.now() else None
-
-    def _forget(self, target: Target) -> None:
-        self._kept.pop(target, None)
 
     def _expires_at(self) -> int:
         return int(self._clock.now()) + STATE_LIFE_SECONDS
@@ -328,25 +289,3 @@ class StateStore:
 def _late_ms(record: StateRecord) -> int:
     """When a recheck that was not carried out counts as lost."""
     return record.recheck_at_ms + RECHECK_LATE_SECONDS * 1000
-
-
-def _partition(app_id: str, room_id: str) -> str:
-    return f"state#{app_id}#{room_id}"
-
-
-def _key(target: Target) -> tuple[str, str]:
-    return _partition(target.app_id, target.room_id), target.user_id
-
-
-def _target(pk: str, sk: str) -> Target:
-    """The target of a key; only an AppId can hold a `#`."""
-    app_id, _, room_id = pk.removeprefix("state#").rpartition("#")
-    return Target(app_id, room_id, sk)
-
-
-def _room_key(app_id: str, room_id: str) -> dict[str, Any]:
-    return key_of(f"{_partition(app_id, room_id)}#", "room")
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

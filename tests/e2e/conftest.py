@@ -66,6 +66,12 @@ def http(sandbox: Sandbox) -> Http:
     return Http(sandbox.api_url)
 
 
+@pytest.fixture
+def callback_http(sandbox: Sandbox) -> Http:
+    """The HTTP API of callback events, payload 2.0."""
+    return Http(sandbox.callback_api_url)
+
+
 @pytest.fixture(params=["2.0", "1.0"])
 def either_http(request: pytest.FixtureRequest, sandbox: Sandbox) -> Http:
     """The HTTP API and the REST API, one after the other."""

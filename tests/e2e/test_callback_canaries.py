@@ -29,14 +29,14 @@ def environment() -> Mapping[str, str]:
 
 
 @pytest.fixture
-def push(cold: Sandbox, http: Http, monkeypatch: pytest.MonkeyPatch) -> Push:
+def push(cold: Sandbox, callback_http: Http, monkeypatch: pytest.MonkeyPatch) -> Push:
     """Pushes an event signed with a key, and fails if key or signature can be seen anywhere; the status."""
     put_secret(cold, json.dumps({"callback_key": KEY, "previous_callback_key": OTHER_KEY + "0"}))
 
     def push(key: str = KEY, **changes: str) -> int:
         monkeypatch.setattr(simulator, "CALLBACK_KEY", key)
         sent = {**json.loads(signed({**EVENT, "EventData": json.dumps(DATA)})), **changes}
-        reply = http.post("/callbacks/rtc", sent)
+        reply = callback_http.post("/callbacks/rtc", sent)
         seen = f"{reply}{cold.logs}{cold.receive()}{table_items(cold)}"
         assert "CANARY" not in seen
         assert sent["Signature"] not in seen

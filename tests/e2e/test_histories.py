@@ -52,11 +52,11 @@ def parameters() -> Mapping[str, str]:
     return {"EnableCallbacks": "true", "RtcQuery": "off"}
 
 
-def send(http: Http, kind: str, at_ms: int, **data: Any) -> int:
+def send(sandbox: Sandbox, kind: str, at_ms: int, **data: Any) -> int:
     """The status of the answer to an event."""
     user_id = None if kind == END else "teacher"
     body = signed(kind, at_ms, key=CALLBACK_KEY, room_id=ROOM, user_id=user_id, **data)
-    status: int = http.send("POST", "/callbacks/rtc", body.encode()).status
+    status: int = Http(sandbox.callback_api_url).send("POST", "/callbacks/rtc", body.encode()).status
     return status
 
 
@@ -73,7 +73,7 @@ def test_a_history_ends_in_the_right_state_and_message(
     start_ms = int((time.time() - 3600) * 1000)
 
     for kind, at_ms, data in history:
-        assert send(http, kind, start_ms + at_ms, **data) == 200
+        assert send(sandbox, kind, start_ms + at_ms, **data) == 200
 
     state = teacher(http)
     assert (state["media"]["video"], state["present"]) == (video, present)
@@ -85,12 +85,12 @@ def test_a_repeat_of_any_event_changes_nothing(sandbox: Sandbox, http: Http) -> 
     start_ms = int((time.time() - 600) * 1000)
     events: list[Event] = [(JOIN, 0, {}), (START, 100, {}), (STOP, 20_000, STOPPED), (START, 30_000, {})]
     for kind, at_ms, data in events:
-        send(http, kind, start_ms + at_ms, **data)
+        send(sandbox, kind, start_ms + at_ms, **data)
     before = teacher(http)
     assert len(sandbox.receive_messages(4)) == 4
 
     for kind, at_ms, data in events:
-        assert send(http, kind, start_ms + at_ms, **data) == 200
+        assert send(sandbox, kind, start_ms + at_ms, **data) == 200
 
     assert teacher(http) == before
     assert sandbox.receive() == []
@@ -100,7 +100,7 @@ def test_a_repeat_of_any_event_changes_nothing(sandbox: Sandbox, http: Http) -> 
 def test_an_implausible_timestamp_gives_way_to_the_event_time(sandbox: Sandbox, http: Http, timestamp: int) -> None:
     now_ms = int(time.time() * 1000)
 
-    assert send(http, SOUND, now_ms, Timestamp=timestamp) == 200
+    assert send(sandbox, SOUND, now_ms, Timestamp=timestamp) == 200
 
     assert teacher(http)["media"]["audio"] is True
 
@@ -111,12 +111,12 @@ def test_everyone_of_a_large_room_that_ends_is_delivered(sandbox: Sandbox, http:
     users = [f"user-{number}" for number in range(30)]
     for user in users:
         body = signed(SOUND, start_ms, key=CALLBACK_KEY, room_id=ROOM, user_id=user)
-        assert http.send("POST", "/callbacks/rtc", body.encode()).status == 200
+        assert Http(sandbox.callback_api_url).send("POST", "/callbacks/rtc", body.encode()).status == 200
     back = signed(SOUND, start_ms + 60_000, key=CALLBACK_KEY, room_id=ROOM, user_id="user-0")
-    assert http.send("POST", "/callbacks/rtc", back.encode()).status == 200
+    assert Http(sandbox.callback_api_url).send("POST", "/callbacks/rtc", back.encode()).status == 200
     sandbox.receive_messages(30)
 
-    assert send(http, END, start_ms + 30_000) == 200
+    assert send(sandbox, END, start_ms + 30_000) == 200
 
     # Then the others are off, each with a message, by the event or by the retry queue
     messages = sandbox.receive_messages(29, wait_seconds=60)

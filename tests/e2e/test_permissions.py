@@ -126,7 +126,7 @@ def use_everything(sandbox: Sandbox, http: Http) -> None:
     for stranger in strangers:
         simulator.publish(ROOM, stranger["user_id"])
     doubts = [{"room_id": ROOM, "user_id": f"doubt-{number}"} for number in range(3)]
-    simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
+    simulator.push_to = sandbox.callback_url
     for user in ("teacher", "student", *(doubt["user_id"] for doubt in doubts)):
         simulator.publish(ROOM, user, "Audio")
     # The stops are lost: each function sees a query that disagrees with an event of this moment.
@@ -136,7 +136,7 @@ def use_everything(sandbox: Sandbox, http: Http) -> None:
     assert http.get(f"/rooms/{ROOM}/users/doubt-0/stream-state").status == 200
     for function, doubt in zip(("TaskFunction", "SweepFunction"), doubts[1:], strict=True):
         assert sandbox.invoke(function, doubt).error is None
-    simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
+    simulator.push_to = sandbox.callback_url
     assert http.get(f"{PATH}/stream-state").status == 200
     assert http.get(f"{PATH}/stream-state?max_age=60").body["source"] == "table"
     assert http.get(f"/rooms/{ROOM}/stream-states").status == 200
@@ -206,7 +206,7 @@ def use_what_fails(sandbox: Sandbox, http: Http) -> None:
     limiter = {"TableName": sandbox.outputs["StateTableName"], "Key": {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}}
     update = sandbox.client("dynamodb").update_item
     # The join has the user watched, and a sweep corrects the start later, since its stop gets lost.
-    simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
+    simulator.push_to = sandbox.callback_url
     simulator.publish(ROOM, "assistant", "Audio")
     simulator.push_to = None
     simulator.publish(ROOM, "assistant", "Audio", on=False)
@@ -219,9 +219,15 @@ def use_what_fails(sandbox: Sandbox, http: Http) -> None:
     update(**limiter, UpdateExpression="SET hold_until = :until", ExpressionAttributeValues={":until": {"N": "9" * 10}})
     assert http.get(f"{PATH}/stream-state").status == 429
     update(**limiter, UpdateExpression="REMOVE hold_until")
-    event = json.loads(sample("callback/stream-start-http-api.json")["body"])
-    assert http.post("/callbacks/rtc", {**event, "Signature": "0"}).status == 401
-    assert http.post("/callbacks/rtc", json.loads(signed({**event, "EventType": "RoomRenamed"}))).status == 200
+    event, callback_http = (
+        json.loads(sample("callback/stream-start-http-api.json")["body"]),
+        Http(sandbox.callback_api_url),
+    )
+    assert callback_http.post("/callbacks/rtc", {**event, "Signature": "0"}).status == 401
+    assert callback_http.post("/callbacks/rtc", []).status == 400
+    assert callback_http.post("/callbacks/rtc", json.loads(signed({**event, "AppId": "another"}))).status == 403
+    assert callback_http.post("/callbacks/rtc", {**event, "Nonce": "x" * 300_000}).status == 413
+    assert callback_http.post("/callbacks/rtc", json.loads(signed({**event, "EventType": "RoomRenamed"}))).status == 200
     for operation in ("DynamoDB_20120810.PutItem", "AmazonSQS.SendMessageBatch"):
         aws.intercept = fail(operation)
         sandbox.invoke("TaskFunction", {**TARGET, "deliver": "queue"})
@@ -229,7 +235,7 @@ def use_what_fails(sandbox: Sandbox, http: Http) -> None:
         sandbox.functions.restart()
         aws.intercept = fail("secretsmanager.GetSecretValue", failure(code))
         assert http.get(f"{PATH}/stream-state").status >= 500
-        assert http.post("/callbacks/rtc", event).status == 503
+        assert callback_http.post("/callbacks/rtc", event).status == 503
     aws.intercept = lambda operation, call: None
     time.sleep(max(published_at + SKEW_SECONDS - time.monotonic(), 0))
     assert sandbox.invoke("SweepFunction", {}).error is None

@@ -37,7 +37,7 @@ def world(way: str) -> Iterator[Sandbox]:
         sandbox.simulator.calls_per_second = None
         withdrawn = error("InvalidActionOrVersion", 404)
         sandbox.simulator.fault = lambda exchange: withdrawn if way == "withdrawn" else None
-        sandbox.simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
+        sandbox.simulator.push_to = sandbox.callback_url
         yield sandbox
         called = {arrival.action for arrival in sandbox.simulator.arrivals}
         assert way == "withdrawn" or called == ({"GetRoomUsersProperty"} if way == "presence" else set())

@@ -19,7 +19,7 @@ from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from tests.sandbox.functions import ACCOUNT_ID, INVOKE_PREFIX
+from tests.sandbox.functions import ACCOUNT_ID, FUNCTION_PREFIX, INVOKE_PREFIX
 from tests.sandbox.server import Request, Response
 
 MAX_FIFO_ID_CHARACTERS = 128
@@ -89,7 +89,7 @@ class Aws:
     def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         operation, path = environ.get("HTTP_X_AMZ_TARGET", ""), environ["PATH_INFO"]
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if path.startswith(INVOKE_PREFIX):
+        if path.startswith(INVOKE_PREFIX) and path.endswith("/invocations"):
             response = self._invoke_api(Request("POST", path, [], body))
             start_response(f"{response.status} -", response.headers)
             return [response.body]
@@ -127,11 +127,13 @@ class Aws:
                 definition = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], properties["DefinitionString"])
                 make = self.client("stepfunctions").create_state_machine
                 return {"Ref": make(name=name, definition=definition, roleArn=ROLE)["stateMachineArn"]}
+            case "AWS::Lambda::Alias":
+                return {"Ref": f"{FUNCTION_PREFIX}{properties['FunctionName']}:{properties['Name']}"}
         # Functions run elsewhere; roles, log groups, layers and schedules have no effect here: their names are enough.
         _, service, resource = kind.lower().split("::")
         endpoint = f"https://sandbox.execute-api.{self.region}.amazonaws.com"
         arn = f"arn:aws:{service}:{self.region}:{ACCOUNT_ID}:{resource}:{name}"
-        return {"Ref": name, "Arn": arn, "ApiEndpoint": endpoint}
+        return {"Ref": name, "Arn": arn, "ApiEndpoint": endpoint, "Version": "1"}
 
     def create_queue(self, name: str, properties: dict[str, Any]) -> dict[str, str]:
         """Make a queue from CloudFormation's properties; a FIFO queue gets the suffix of its name."""

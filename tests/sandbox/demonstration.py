@@ -232,7 +232,7 @@ class Demonstration:
         def join() -> None:
             while len(simulator.arrivals) == before:
                 time.sleep(0.05)
-            simulator.push_to = f"{self.sandbox.api_url}/callbacks/rtc"
+            simulator.push_to = self.sandbox.callback_url
             simulator.publish(STAGE, "host", "Audio", "Video")
 
         execution = self.sandbox.wait_for_stream(waiting, join)

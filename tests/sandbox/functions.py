@@ -25,6 +25,7 @@ INIT_TIMEOUT_SECONDS = 60
 MAX_ENVIRONMENTS = 8
 ACCOUNT_ID = "123456789012"
 REGION = "eu-central-1"
+FUNCTION_PREFIX = f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:"
 # The Lambda runtime client exists for Linux only.
 HAS_RUNTIME_CLIENT = importlib.util.find_spec("awslambdaric") is not None
 RUNTIME_MODULES = ("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py")
@@ -43,6 +44,7 @@ class Function:
     timeout_seconds: int
     memory_mb: int
     environment: Mapping[str, str]
+    log_format: str = "Text"
 
     @property
     def name(self) -> str:
@@ -62,6 +64,11 @@ class Invocation:
     def error_type(self) -> str | None:
         """Class name of the exception raised, or Lambda's own error name."""
         return str(self.payload.get("errorType")) if self.error else None
+
+
+def name_of(reference: str) -> str:
+    """The name of the function that a name or an ARN means, with or without an alias."""
+    return reference.removeprefix(FUNCTION_PREFIX).partition(":")[0]
 
 
 def _failure(kind: str, request_id: str, message: str) -> Outcome:
@@ -107,6 +114,7 @@ class _Environment:
             "AWS_LAMBDA_FUNCTION_NAME": function.name,
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
+            "AWS_LAMBDA_LOG_FORMAT": function.log_format,
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
             "_HANDLER": function.handler,
             "LAMBDA_TASK_ROOT": str(function.code_directory),
@@ -213,7 +221,7 @@ class Functions:
 
     def invoke_api(self, request: Request) -> Response:
         """Answer Lambda's own Invoke call, so that AWS clients reach the functions too."""
-        name = unquote(request.path).removeprefix(INVOKE_PREFIX).partition("/")[0].rpartition(":")[2]
+        name = name_of(unquote(request.path).removeprefix(INVOKE_PREFIX).partition("/")[0])
         for logical_id, function in self.functions.items():
             if name in (logical_id, function.name):
                 invocation = self.invoke(logical_id, request.body or b"{}")

@@ -10,7 +10,7 @@ from tests.sandbox.stack import Sandbox
 
 def serve(sandbox: Sandbox) -> int:
     """Print what to try, and wait for Ctrl-C."""
-    sandbox.simulator.push_to = f"{sandbox.api_url}/callbacks/rtc"
+    sandbox.simulator.push_to = sandbox.callback_url
     for user, media in CLASSROOM.items():
         sandbox.simulator.publish(ROOM, user, *media)
     targets = json.dumps({"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})

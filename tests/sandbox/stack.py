@@ -47,11 +47,16 @@ class Sandbox:
             closing.callback(self.functions.stop)
             self.client, self.invoke, self.log = self.aws.client, self.functions.invoke, self.functions.log
             routes = self.template.routes()
-            self.api_url = closing.enter_context(Gateway(routes, self.invoke)).url
+            of_callers = [route for route in routes if route.requires_iam]
+            of_vendor = [route for route in routes if not route.requires_iam]
+            self.api_url = closing.enter_context(Gateway(of_callers, self.invoke)).url
+            self.callback_api_url = closing.enter_context(Gateway(of_vendor, self.invoke)).url
+            self.callback_url = self.callback_api_url + "".join(route.path for route in of_vendor)
             self.rest_api_url = closing.enter_context(Gateway(routes, self.invoke, rest=True)).url
             if "SigningKeysSecret" in self.template.resources:
                 self.put_keys(KEYS)
-            if key_secret := self.outputs.get("CallbackKeySecretArn"):
+            if "CallbackKeySecret" in self.template.resources:
+                key_secret = self.outputs["CallbackKeySecretArn"]
                 text = json.dumps({"callback_key": CALLBACK_KEY})
                 self.client("secretsmanager").put_secret_value(SecretId=key_secret, SecretString=text)
             for function, mapping in self.template.event_sources().items():

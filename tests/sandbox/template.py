@@ -14,7 +14,7 @@ from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
 from tests.sandbox.aws import Aws
-from tests.sandbox.functions import ACCOUNT_ID, REGION, Function
+from tests.sandbox.functions import ACCOUNT_ID, REGION, Function, name_of
 from tests.sandbox.gateway import Route
 
 
@@ -90,23 +90,34 @@ class Template(ResourceMap):
                 timeout_seconds=int(properties["Timeout"]),
                 memory_mb=int(properties["MemorySize"]),
                 environment=properties["Environment"]["Variables"] | environment,
+                log_format=properties["LoggingConfig"]["LogFormat"],
             )
             for logical_id, properties in self._of_type("AWS::Lambda::Function").items()
         }
 
     def event_sources(self) -> dict[str, dict[str, Any]]:
         """The event source mappings, each by the logical id of its function."""
-        functions = {self[name]["Ref"]: name for name in self._of_type("AWS::Lambda::Function")}
         mappings = self._of_type("AWS::Lambda::EventSourceMapping").values()
-        return {functions[mapping["FunctionName"]]: mapping for mapping in mappings}
+        return {self._function(mapping["FunctionName"]): mapping for mapping in mappings}
 
     def routes(self) -> list[Route]:
-        """The routes of the HTTP API, each with the function that answers it."""
-        routes = []
-        for name in self._of_type("AWS::Lambda::Function"):
-            for event in self._source[name]["Properties"].get("Events", {}).values():
-                if event["Type"] == "HttpApi":
-                    route = event["Properties"]
-                    requires_iam = route.get("Auth", {}).get("Authorizer") != "NONE"
-                    routes.append(Route(route["Method"], route["Path"], name, requires_iam))
+        """The routes of both HTTP APIs, each with the function that answers it; CallbackHttpApi asks for no IAM."""
+        routes = [
+            Route(event["Properties"]["Method"], event["Properties"]["Path"], name)
+            for name in self._of_type("AWS::Lambda::Function")
+            for event in self._source[name]["Properties"].get("Events", {}).values()
+            if event["Type"] == "HttpApi"
+        ]
+        integrations = {
+            f"integrations/{self[name]['Ref']}": self._function(properties["IntegrationUri"])
+            for name, properties in self._of_type("AWS::ApiGatewayV2::Integration").items()
+        }
+        for route in self._of_type("AWS::ApiGatewayV2::Route").values():
+            method, _, path = route["RouteKey"].partition(" ")
+            routes.append(Route(method, path, integrations[route["Target"]], requires_iam=False))
         return routes
+
+    def _function(self, reference: str) -> str:
+        """The logical id of the function that a name or ARN means."""
+        (found,) = (name for name in self._of_type("AWS::Lambda::Function") if self[name]["Ref"] == name_of(reference))
+        return found

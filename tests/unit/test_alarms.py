@@ -12,6 +12,9 @@ from stream_state import errors
 from tests.unit.transformed import REPOSITORY, Template
 
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:alarms"
+NOTICES = "arn:aws:sns:eu-central-1:123456789012:notices"
+# The alarms that are raised where nothing happens any more.
+SILENCES = {"CallbackSilenceAlarm", "SweepSilenceAlarm"}
 NAMESPACE, SERVICE = "StreamState", {"service": "stack"}
 # The contract: by metric the dimension beside the service, or None.
 METRICS: Mapping[str, str | None] = {
@@ -27,12 +30,17 @@ METRICS: Mapping[str, str | None] = {
 VALUES: Mapping[str, set[str]] = {
     "error": {"", "WakeFailed", *(name for name in vars(errors) if name[0].isupper())},
     "function": {"api", "callback", "sweep", "task"},
-    "reason": {"", "signature", "key_unreadable"},
+    "reason": {"", "app_id", "key_unreadable", "malformed", "signature", "too_large"},
 }
 # AWS's own: by namespace the dimension, the type of resource that it names, the suffix of its reference, the metrics.
 OF_AWS = {
     "AWS/ApiGateway": ("ApiId", "AWS::ApiGatewayV2::Api", "", "4xx 5xx Count"),
-    "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "", "Duration Errors Invocations Throttles"),
+    "AWS/Lambda": (
+        "FunctionName",
+        "AWS::Lambda::Function",
+        "",
+        "AsyncEventsDropped DestinationDeliveryFailures Duration Errors Invocations Throttles",
+    ),
     "AWS/SQS": (
         "QueueName",
         "AWS::SQS::Queue",
@@ -43,16 +51,18 @@ OF_AWS = {
         "StateMachineArn",
         "AWS::StepFunctions::StateMachine",
         "",
-        "ExecutionsFailed ExecutionsStarted ExecutionsSucceeded",
+        "ExecutionThrottled ExecutionsFailed ExecutionsStarted ExecutionsSucceeded",
     ),
 }
+
+SILENCE = {"CallbackSilenceMinutes": "30", "SweepSilenceMinutes": "15"}
 
 type Metric = tuple[str, str, Mapping[str, str]]
 
 
 @pytest.fixture(scope="module", params=["false", "true"], ids=["without events", "with events"])
 def template(request: pytest.FixtureRequest) -> Template:
-    return Template(EnableCallbacks=request.param, AlarmTopicArn=TOPIC)
+    return Template(EnableCallbacks=request.param, AlarmTopicArn=TOPIC, NoticeTopicArn=NOTICES, **SILENCE)
 
 
 def alarms(template: Template) -> dict[str, dict[str, Any]]:
@@ -64,7 +74,7 @@ def of_alarm(alarm: Mapping[str, Any]) -> Iterator[Metric]:
     entries = filter(None, alarm.get("Metrics", []))
     queries = [entry["MetricStat"]["Metric"] for entry in entries if "MetricStat" in entry]
     for metric in queries or [alarm]:
-        dimensions = {entry["Name"]: entry["Value"] for entry in metric["Dimensions"]}
+        dimensions = {entry["Name"]: entry["Value"] for entry in metric.get("Dimensions", [])}
         yield metric["Namespace"], metric["MetricName"], dimensions
 
 
@@ -98,10 +108,14 @@ def in_widgets(template: Template) -> list[Metric]:
 
 
 def test_alarms_and_widgets_name_metrics_that_are_recorded(template: Template) -> None:
-    assert {namespace for namespace, _, _ in in_alarms(template)} == {NAMESPACE, *OF_AWS} - {"AWS/States"}
+    (waits,) = template.of_type("AWS::Logs::MetricFilter").values()
+    (filtered,) = waits["MetricTransformations"]
+    assert {namespace for namespace, _, _ in in_alarms(template)} == {NAMESPACE, filtered["MetricNamespace"], *OF_AWS}
     assert {namespace for namespace, _, _ in in_widgets(template)} == {NAMESPACE, *OF_AWS}
     for namespace, name, dimensions in in_alarms(template) + in_widgets(template):
-        if namespace == NAMESPACE:
+        if namespace == filtered["MetricNamespace"]:
+            assert (name, dimensions) == (filtered["MetricName"], {})
+        elif namespace == NAMESPACE:
             own = METRICS[name]
             assert dimensions == {**SERVICE, **({own: dimensions[own]} if own else {})}
             assert own is None or dimensions[own] in VALUES[own]
@@ -147,12 +161,99 @@ def test_expressions_name_what_stands_beside_them(template: Template) -> None:
         assert named == {of["id"] for of in last if "id" in of}
 
 
-def test_every_alarm_notifies_the_topic_if_there_is_one(template: Template) -> None:
-    for alarm in alarms(template).values():
-        assert (alarm["AlarmActions"], alarm["OKActions"]) == ([TOPIC], [TOPIC])
-        assert alarm["TreatMissingData"] == "notBreaching"
-    for alarm in alarms(Template(EnableCallbacks="true")).values():
-        assert not {"AlarmActions", "OKActions"} & alarm.keys()
+def test_every_alarm_tells_its_topic_impact_first_action_and_paragraph(template: Template) -> None:
+    for name, alarm in alarms(template).items():
+        found = re.fullmatch(r"(Urgent|Notice): .+\. First .+\. Runbook: (\w+)", alarm["AlarmDescription"])
+        assert found
+        assert found[2] == name
+        topic = {"Urgent": TOPIC, "Notice": NOTICES}[found[1]]
+        assert (alarm["AlarmActions"], alarm["OKActions"]) == ([topic], [topic])
+        # A name that the commands of the runbook and CodeDeploy know.
+        assert alarm["AlarmName"] == f"stack-{name}"
+        assert alarm["TreatMissingData"] == ("breaching" if name in SILENCES else "notBreaching")
+
+
+@pytest.mark.parametrize(
+    ("topics", "sent"),
+    [
+        ({}, {None}),
+        ({"AlarmTopicArn": TOPIC}, {TOPIC}),
+        ({"NoticeTopicArn": NOTICES}, {None, NOTICES}),
+    ],
+    ids=["no topic", "one topic", "notices alone"],
+)
+def test_without_a_second_topic_the_first_is_for_all(topics: dict[str, str], sent: set[str | None]) -> None:
+    found = alarms(Template(EnableCallbacks="true", **topics)).values()
+
+    assert {alarm.get("AlarmActions", [None])[0] for alarm in found} == sent
+
+
+def test_silence_is_an_alarm_for_the_time_that_the_operator_sets() -> None:
+    found = alarms(Template(EnableCallbacks="true", CallbackSilenceMinutes="45", SweepSilenceMinutes="45"))
+
+    for alarm in (found[name] for name in SILENCES):
+        periods = {query["MetricStat"]["Period"] for query in alarm.get("Metrics", []) if "MetricStat" in query}
+        assert periods | {alarm.get("Period", 60)} == {60}
+        assert alarm["EvaluationPeriods"] == "45"
+        assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+
+
+def test_zero_minutes_of_silence_are_no_alarm() -> None:
+    found = alarms(Template(EnableCallbacks="true", CallbackSilenceMinutes="0", SweepSilenceMinutes="0"))
+
+    assert not SILENCES & found.keys()
+
+
+def test_what_is_not_there_cannot_fall_silent() -> None:
+    # Neither a schedule nor callback events
+    assert not SILENCES & alarms(Template(SweepScheduleExpression="", **SILENCE)).keys()
+
+
+def test_every_reason_of_a_refused_event_has_its_alarm() -> None:
+    reasons = re.search(r"REASONS = (\{.*\})", (REPOSITORY / "functions" / "callback" / "app.py").read_text())
+    assert reasons
+    watched = {of["reason"] for _, name, of in in_alarms(Template(EnableCallbacks="true")) if name == "CallbackRefused"}
+
+    assert watched == set(ast.literal_eval(reasons[1]).values())
+
+
+def test_the_alarms_of_an_api_look_at_no_other() -> None:
+    found = alarms(Template(EnableCallbacks="true"))
+
+    watched = {
+        name: {of["ApiId"] for namespace, _, of in of_alarm(alarm) if namespace == "AWS/ApiGateway"}
+        for name, alarm in found.items()
+    }
+    assert {name: apis for name, apis in watched.items() if apis} == {
+        "ApiServerErrorsAlarm": {"HttpApi"},
+        "CallbackServerErrorsAlarm": {"CallbackHttpApi"},
+    }
+
+
+def test_queues_that_wait_and_invocations_that_are_lost_have_their_alarms() -> None:
+    watched = {(name, value) for _, name, of in in_alarms(Template(EnableCallbacks="true")) for value in of.values()}
+
+    assert watched >= {
+        ("ApproximateAgeOfOldestMessage", "ResultsQueue.QueueName"),
+        ("ApproximateAgeOfOldestMessage", "CallbackRetryQueue.QueueName"),
+        *(
+            (name, function)
+            for name in ("AsyncEventsDropped", "DestinationDeliveryFailures")
+            for function in ("SweepFunction", "TaskFunction")
+        ),
+        ("ExecutionThrottled", "WaitForStream"),
+    }
+
+
+def test_a_wait_whose_time_is_over_is_no_failure() -> None:
+    (waits,) = Template().of_type("AWS::Logs::MetricFilter").values()
+
+    assert waits["LogGroupName"] == "WaitForStreamLogGroup"
+    # The state machine's log level keeps how executions ended: ExecutionFailed, ExecutionAborted, ExecutionTimedOut.
+    assert waits["FilterPattern"] == '{ $.type = "ExecutionFailed" && $.details.error != "StreamStateTimeout" }'
+    (machine,) = Template().of_type("AWS::StepFunctions::StateMachine").values()
+    assert machine["LoggingConfiguration"]["Level"] == "FATAL"
+    assert machine["LoggingConfiguration"]["IncludeExecutionData"] is True
 
 
 def test_the_dashboard_shows_every_alarm(template: Template) -> None:
@@ -210,14 +311,14 @@ def test_a_callback_key_that_cannot_be_read_is_urgent() -> None:
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
     # The vendor tries an event three times.
     assert (alarm["Period"], alarm["EvaluationPeriods"]) == (60, 1)
-    assert re.fullmatch(r"Urgent: .+ First .+ Runbook: CallbackKeyUnreadableAlarm", alarm["AlarmDescription"])
+    assert alarm["AlarmDescription"].startswith("Urgent: ")
 
 
 def test_the_runbook_has_a_paragraph_for_each_alarm_and_no_other() -> None:
     text = (REPOSITORY / "docs" / "runbook.md").read_text()
     headings = re.findall(r"^### (\w+Alarm)$", text, re.MULTILINE)
 
-    assert sorted(headings) == sorted(alarms(Template(EnableCallbacks="true")))
+    assert sorted(headings) == sorted(alarms(Template(EnableCallbacks="true", **SILENCE)))
 
 
 def test_the_dashboard_is_named_for_its_region_and_linked() -> None:

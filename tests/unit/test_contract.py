@@ -5,11 +5,10 @@ import re
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from samtranslator.yaml_helper import yaml_parse
 
 from tests.unit.contract import DOCS, Contract
+from tests.unit.transformed import Template
 
-TEMPLATE = DOCS.parent / "template.yaml"
 CONTRACT = Contract()
 MESSAGE = {"$ref": "#/components/schemas/GatewayMessage"}
 
@@ -32,11 +31,8 @@ def test_the_document_has_what_the_json_schemas_have(name: str) -> None:
 
 
 def test_the_document_has_the_routes_of_the_template_and_their_authorization() -> None:
-    resources = yaml_parse(TEMPLATE.read_text())["Resources"].values()
-    events = [event for resource in resources for event in resource["Properties"].get("Events", {}).values()]
-    routes = [event["Properties"] for event in events if event["Type"] == "HttpApi"]
-
-    needed = {f"{route['Method']} {route['Path']}": route.get("Auth") != {"Authorizer": "NONE"} for route in routes}
+    routes = Template(EnableCallbacks="true").routes()
+    needed = {route: requires_iam for route, (_, requires_iam) in routes.items()}
 
     default = CONTRACT.document["security"]
     assert needed == {

@@ -1,8 +1,8 @@
-"""Key, topic, boundary and VPC in every combination: the template stays valid, and each takes effect where it ought."""
+"""The options together: the templates stay valid, and key, VPC and patterns take effect where they ought."""
 
 import re
 from collections.abc import Callable
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -11,22 +11,49 @@ from cfnlint.decode.node import dict_node, list_node
 from cfnlint.runner import Runner
 
 from tests.unit.test_policies import BOUNDARY, KEY, VPC
-from tests.unit.transformed import PARAMETERS, Template
+from tests.unit.transformed import PARAMETERS, REPOSITORY, Template, parsed
 
+CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab"
+SECRET = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:mine-AbCdEf"
+TOPIC = "arn:aws:sns:eu-central-1:123456789012:alarms"
+# Eight, as the combinations below ask.
 OPTIONS = {
+    "callbacks": {"EnableCallbacks": "true", "AutoWatch": "true"},
+    "own": {
+        "SigningKeysSecretArn": SECRET,
+        "CallbackKeySecretArn": SECRET,
+        "SigningKeysKmsKeyArn": KEY,
+        "ResultsQueueArn": "arn:aws:sqs:eu-central-1:123456789012:mine.fifo",
+        "ResultsQueueKmsKeyArn": KEY,
+    },
+    "addresses": {
+        "CallbackPathSegment": "a-text-of-16-characters",
+        "DomainName": "state.example.com",
+        "CallbackDomainName": "events.example.com",
+        "CertificateArn": CERTIFICATE,
+    },
+    "operation": {
+        "CallbackConcurrency": "20",
+        "TaskConcurrency": "5",
+        "GradualDeployment": "true",
+        "TableDeletionProtection": "true",
+    },
+    "alarms": {
+        "SweepScheduleExpression": "",
+        "CallbackSilenceMinutes": "60",
+        "AccessLogClass": "INFREQUENT_ACCESS",
+        "AlarmTopicArn": TOPIC,
+        "NoticeTopicArn": TOPIC,
+    },
     "key": {"KmsKeyArn": KEY},
-    "topic": {"AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:alarms"},
     "boundary": {"PermissionsBoundaryArn": BOUNDARY},
     "vpc": VPC,
 }
+# Of the 256 combinations 16, in which any three options are given and left out in each of the eight ways (an orthogonal
+# array of strength 3: the parity of the bits that an option's number and a row share).
 COMBINATIONS = [
-    tuple(name for name, is_given in zip(OPTIONS, given, strict=True) if is_given)
-    for given in product((False, True), repeat=len(OPTIONS))
+    tuple(name for option, name in enumerate(OPTIONS, 8) if (option & row).bit_count() % 2) for row in range(16)
 ]
-OWN = {
-    "ResultsQueueArn": "arn:aws:sqs:eu-central-1:123456789012:mine.fifo",
-    "SigningKeysSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:mine-AbCdEf",
-}
 NO_VALUE = {"Ref": "AWS::NoValue"}
 PLACE = (None, None)
 # Where the key of the stack's owner is named.
@@ -62,12 +89,27 @@ def chosen(node: Any, conditions: dict[str, bool]) -> Any:
     return node
 
 
+def test_any_three_options_meet_in_every_way() -> None:
+    for three in combinations(OPTIONS, 3):
+        assert {tuple(option in chosen for option in three) for chosen in COMBINATIONS} == {*product((0, 1), repeat=3)}
+
+
+def test_the_options_cover_every_condition() -> None:
+    # What an option does is under a condition: each is met and not met.
+    held = [Template(**parameters_of(combination)).conditions for combination in COMBINATIONS]
+    of_partition = {"InChina", "InEuropeanCloud", "InGovCloud"}
+
+    for name in parsed(REPOSITORY / "template.yaml")["Conditions"].keys() - of_partition:
+        assert {bool(conditions[name]) for conditions in held} == {False, True}, name
+
+
+def parameters_of(combination: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for option in combination for name, value in OPTIONS[option].items()}
+
+
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda names: "+".join(names) or "none")
-def test_every_combination_is_valid(linter: Runner, combination: tuple[str, ...]) -> None:
-    # Given each with and without callback events, and with and without a queue and a secret of one's own, in turn.
-    parameters = {name: value for option in combination for name, value in OPTIONS[option].items()}
-    parameters |= {"EnableCallbacks": "true"} if len(combination) % 2 else {}
-    parameters |= OWN if {"key", "vpc"} & {*combination} == {"key"} or combination == ("vpc",) else {}
+def test_the_templates_are_valid_with_any_options(linter: Runner, combination: tuple[str, ...]) -> None:
+    parameters = parameters_of(combination)
 
     outer = Template(**parameters)
     for template in (outer, *outer.nested):
@@ -106,10 +148,17 @@ def test_the_functions_run_in_the_vpc_if_there_is_one() -> None:
     assert not any("VpcConfig" in properties for properties in outside.of_type("AWS::Lambda::Function").values())
 
 
-@pytest.mark.parametrize("half", VPC)
-def test_half_a_vpc_is_refused_and_would_be_none(half: str) -> None:
-    template = Template(**{half: VPC[half]})
-    ((_, rule),) = template.transformed["Rules"].items()
+@pytest.mark.parametrize(
+    ("rule", "half", "condition"),
+    [
+        ("SubnetsAndSecurityGroupsGoTogether", {"VpcSubnetIds": VPC["VpcSubnetIds"]}, "RunsInVpc"),
+        ("SubnetsAndSecurityGroupsGoTogether", {"VpcSecurityGroupIds": VPC["VpcSecurityGroupIds"]}, "RunsInVpc"),
+        ("DomainsHaveACertificate", {"DomainName": "state.example.com"}, "HasDomain"),
+        ("DomainsHaveACertificate", {"CallbackDomainName": "events.example.com"}, "HasCallbackDomain"),
+    ],
+)
+def test_half_an_option_is_refused_and_would_be_none(rule: str, half: dict[str, str], condition: str) -> None:
+    template = Template(EnableCallbacks="true", **half)
 
     def holds(node: Any) -> bool:
         ((function, arguments),) = node.items()
@@ -121,8 +170,8 @@ def test_half_a_vpc_is_refused_and_would_be_none(half: str) -> None:
             case _:
                 return {"Fn::And": all, "Fn::Or": any}[function](map(holds, arguments))
 
-    assert not holds(rule["Assertions"][0]["Assert"])
-    assert not template.conditions["RunsInVpc"]
+    assert not holds(template.transformed["Rules"][rule]["Assertions"][0]["Assert"])
+    assert not template.conditions[condition]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +179,18 @@ def test_half_a_vpc_is_refused_and_would_be_none(half: str) -> None:
     [
         ("KmsKeyArn", KEY, "arn:aws:kms:eu-central-1:123456789012:alias/mine"),
         ("KmsKeyArn", "arn:aws-cn:kms:cn-north-1:123456789012:key/mrk-1234", "1234abcd-12ab-34cd-56ef-1234567890ab"),
-        ("AlarmTopicArn", OPTIONS["topic"]["AlarmTopicArn"], "alarms"),
+        ("AlarmTopicArn", TOPIC, "alarms"),
+        ("NoticeTopicArn", TOPIC, "alarms"),
+        ("CallbackKeySecretArn", SECRET, SECRET.removesuffix("-AbCdEf")),
+        ("SigningKeysKmsKeyArn", KEY, "alias/mine"),
+        ("ResultsQueueKmsKeyArn", KEY, "alias/mine"),
+        ("CertificateArn", CERTIFICATE, "1234abcd"),
+        ("DomainName", "state.example.com", "https://state.example.com"),
+        ("CallbackDomainName", "events.example.com", "localhost"),
+        ("CallbackPathSegment", "0123456789abcdef", "short"),
+        ("CallbackPathSegment", "a_b-c" * 4, "a/b" * 8),
+        ("CallbackConcurrency", "11", "10"),
+        ("TaskConcurrency", "1", "0"),
         ("PermissionsBoundaryArn", BOUNDARY, "boundary"),
         ("PermissionsBoundaryArn", "arn:aws:iam::aws:policy/PowerUserAccess", "arn:aws:iam::123456789012:role/a"),
         ("VpcSubnetIds", VPC["VpcSubnetIds"], "subnet-12345678, subnet-23456789"),

@@ -21,38 +21,35 @@ READ_SECRET = "secretsmanager: GetSecretValue"
 WRITE_LOG = "logs: CreateLogStream PutLogEvents"
 SEND_TRACES = "xray: PutTelemetryRecords PutTraceSegments"
 WAKES = {"StateTable.Arn of wait#*": "dynamodb: DeleteItem Query", "WaitForStream": "states: SendTaskSuccess"}
-ASKS_VENDOR = {"*": SEND_TRACES, "SigningKeysSecret": READ_SECRET, "StateTable.Arn": MERGE, **WAKES}
+RUNS = {"*": SEND_TRACES, "FunctionLogGroup.Arn": WRITE_LOG, **WAKES}
+ASKS_VENDOR = {**RUNS, "SigningKeysSecret": READ_SECRET, "StateTable.Arn": MERGE}
 DELIVERS = {"InvocationDeadLetterQueue.Arn": SEND, "ResultsQueue.Arn": SEND}
 WITHOUT_CALLBACKS: Listed = {
     "ApiFunctionRole": {
         **ASKS_VENDOR,
-        "ApiFunctionLogGroup.Arn": WRITE_LOG,
         "StateTable.Arn": f"{MERGE} BatchWriteItem DeleteItem Query",
     },
-    "TaskFunctionRole": {**ASKS_VENDOR, **DELIVERS, "TaskFunctionLogGroup.Arn": WRITE_LOG},
+    "TaskFunctionRole": {**ASKS_VENDOR, **DELIVERS},
     "SweepFunctionRole": {
         **ASKS_VENDOR,
         **DELIVERS,
         "StateTable.Arn": f"{MERGE} Query",
         "StateTable.Arn/index/Undelivered": "dynamodb: Query",
-        "SweepFunctionLogGroup.Arn": WRITE_LOG,
     },
-    "SweepScheduleRole": {"ScheduleDeadLetterQueue.Arn": SEND, "SweepFunction.Arn": "lambda: InvokeFunction"},
+    "SweepScheduleRole": {"ScheduleDeadLetterQueue.Arn": SEND, "SweepFunctionAliaslive": "lambda: InvokeFunction"},
     "WaitForStreamRole": {
         "*": f"{SEND_TRACES} GetSamplingRules GetSamplingTargets logs: CreateLogDelivery DeleteLogDelivery "
         "DescribeLogGroups DescribeResourcePolicies GetLogDelivery ListLogDeliveries PutResourcePolicy "
         "UpdateLogDelivery",
-        "TaskFunction.Arn": "lambda: InvokeFunction",
+        "TaskFunctionAliaslive": "lambda: InvokeFunction",
     },
 }
 OF_CALLBACKS: Listed = {
     **{f"{name}FunctionRole": {"CallbackRetryQueue.Arn": SEND} for name in ("Api", "Task", "Sweep")},
     # Its route is open to everybody: of the table it may use state records, slots and undelivered changes alone.
     "CallbackFunctionRole": {
-        **WAKES,
-        "*": SEND_TRACES,
+        **RUNS,
         "CallbackDeadLetterQueue.Arn": SEND,
-        "CallbackFunctionLogGroup.Arn": WRITE_LOG,
         "CallbackKeySecret": READ_SECRET,
         "CallbackRetryQueue.Arn": f"{SEND} ReceiveMessage DeleteMessage GetQueueAttributes",
         "ResultsQueue.Arn": SEND,
@@ -67,19 +64,17 @@ KEY = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567
 BOUNDARY = "arn:aws:iam::123456789012:policy/boundary"
 VPC = {"VpcSubnetIds": "subnet-12345678,subnet-23456789", "VpcSecurityGroupIds": "sg-12345678"}
 # With a key: the services through which a role may use it.
-READS = {f"{KEY} via dynamodb, secretsmanager": "kms: Decrypt"}
-SENDS = {f"{KEY} via sqs": "kms: Decrypt GenerateDataKey"}
+OTHER_KEY = KEY.replace("1234abcd", "5678abcd")
+USE = "kms: Decrypt GenerateDataKey"
+USES = " via dynamodb, secretsmanager, sqs"
 WITH_KEY: Listed = {
-    "ApiFunctionRole": READS,
-    "SweepFunctionRole": {**READS, **SENDS},
-    "SweepScheduleRole": SENDS,
-    "TaskFunctionRole": {**READS, **SENDS},
+    **{f"{name}FunctionRole": {KEY + USES: USE} for name in ("Api", "Task", "Sweep")},
+    "SweepScheduleRole": {f"{KEY} via sqs": USE},
 }
-CALLBACKS_WITH_KEY: Listed = {
-    **WITH_KEY,
-    "ApiFunctionRole": {**READS, **SENDS},
-    "CallbackFunctionRole": {**READS, **SENDS},
+USES_OTHER_KEY: Listed = {
+    f"{name}FunctionRole": {OTHER_KEY + USES: USE} for name in ("Api", "Callback", "Task", "Sweep")
 }
+CALLBACKS_WITH_KEY: Listed = {**WITH_KEY, "CallbackFunctionRole": {KEY + USES: USE}}
 IN_VPC = {
     "*": "ec2: AssignPrivateIpAddresses CreateNetworkInterface DeleteNetworkInterface DescribeNetworkInterfaces "
     "DescribeSubnets UnassignPrivateIpAddresses"
@@ -144,7 +139,8 @@ def allowed(template: Template) -> set[Permission]:
         for role in template.of_type("AWS::IAM::Role")
         for statement in statements(template, role)
         if statement["Effect"] == "Allow"
-        for resource in as_list(statement["Resource"])
+        # AWS::NoValue leaves None in a list.
+        for resource in filter(None, as_list(statement["Resource"]))
         for action in as_list(statement["Action"])
     ]
     # Nothing is allowed twice.
@@ -166,12 +162,28 @@ def test_each_role_may_do_what_is_listed_and_no_more() -> None:
             {"CallbackFunctionRole": {"StateTable.Arn of watch#*": "dynamodb: UpdateItem"}},
         ),
         ({}, {"KmsKeyArn": KEY}, WITH_KEY),
+        (
+            {**CALLBACKS, "KmsKeyArn": KEY},
+            {"SigningKeysKmsKeyArn": OTHER_KEY},
+            USES_OTHER_KEY,
+        ),
+        (CALLBACKS, {"ResultsQueueKmsKeyArn": OTHER_KEY}, USES_OTHER_KEY),
         (CALLBACKS, {"KmsKeyArn": KEY}, CALLBACKS_WITH_KEY),
         (CALLBACKS, VPC, dict.fromkeys(FUNCTION_ROLES, IN_VPC)),
         (CALLBACKS, {"PermissionsBoundaryArn": BOUNDARY}, {}),
         (CALLBACKS, {"AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:alarms"}, {}),
     ],
-    ids=["callbacks", "AutoWatch", "key", "key and callbacks", "VPC", "boundary", "topic"],
+    ids=[
+        "callbacks",
+        "AutoWatch",
+        "key",
+        "a secret's key",
+        "a queue's key",
+        "key and callbacks",
+        "VPC",
+        "boundary",
+        "topic",
+    ],
 )
 def test_an_option_allows_what_it_needs_and_no_more(
     given: dict[str, str], option: dict[str, str], gained: Listed
@@ -199,9 +211,10 @@ def test_the_code_of_a_function_in_a_vpc_may_not_do_what_the_service_does(
 
 @pytest.mark.parametrize("boundary", [BOUNDARY, ""])
 def test_the_boundary_bounds_every_role(boundary: str) -> None:
-    roles = Template(**CALLBACKS, PermissionsBoundaryArn=boundary).of_type("AWS::IAM::Role")
+    template = Template(**CALLBACKS, GradualDeployment="true", PermissionsBoundaryArn=boundary)
+    roles = template.of_type("AWS::IAM::Role")
 
-    assert roles.keys() == ROLES
+    assert roles.keys() == ROLES | {"DeploymentRole"}
     assert {role.get("PermissionsBoundary", "") for role in roles.values()} == {boundary}
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,18 @@ class Named(str):
         return f"{self}.{name}"
 
 
+@cache
+def parsed(path: Path) -> dict[str, Any]:
+    """A template's content; whoever changes it takes a copy."""
+    content: dict[str, Any] = yaml_parse(path.read_text())
+    return content
+
+
 class Template(ResourceMap):
     """The resources, those of the nested stack included, and outputs whose conditions hold, resolved by moto."""
 
-    def __init__(self, file: str = "template.yaml", **parameters: str) -> None:
-        source = yaml_parse((REPOSITORY / file).read_text())
+    def __init__(self, file: str = "template.yaml", partition: str = "aws", **parameters: str) -> None:
+        source = deepcopy(parsed(REPOSITORY / file))
         # SAM accepts code from S3 only: the path of each local file passes through it as the key of an object.
         for resource in source["Resources"].values():
             for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri", "DefinitionUri"}:
@@ -46,7 +55,7 @@ class Template(ResourceMap):
         session = boto3.Session(region_name="eu-central-1")
         transformed = Translator({}, Parser(), boto_session=session).translate(source, given)
         super().__init__("stack-id", "stack", given, {}, "eu-central-1", "123456789012", transformed, None)
-        self._parsed_resources |= given
+        self._parsed_resources |= given | {"AWS::Partition": partition}
         self.load_mapping()
         self.load_conditions()
         self.conditions: dict[str, bool] = self.lazy_condition_map
@@ -68,11 +77,15 @@ class Template(ResourceMap):
         return {name: entry.get("Properties", {}) for name, entry in self.made.items() if entry["Type"] == kind}
 
     def routes(self) -> dict[str, tuple[str, bool]]:
-        """By route: its function, and whether the route requires IAM."""
-        (api,) = self.of_type("AWS::ApiGatewayV2::Api").values()
+        """By route of either API: its function, and whether the route requires IAM."""
         found = {}
+        (api,) = (of for of in self.of_type("AWS::ApiGatewayV2::Api").values() if "Body" in of)
         for path, methods in api["Body"]["paths"].items():
             for method, entry in (methods or {}).items():
-                function = re.search(r"functions/(\w+)", entry["x-amazon-apigateway-integration"]["uri"])
+                function = re.search(r"functions/(\w+?)Aliaslive/", entry["x-amazon-apigateway-integration"]["uri"])
                 found[f"{method.upper()} {path}"] = (function[1] if function else "", entry["security"] == AWS_IAM)
+        integrations = self.of_type("AWS::ApiGatewayV2::Integration")
+        for route in self.of_type("AWS::ApiGatewayV2::Route").values():
+            function = integrations[route["Target"].removeprefix("integrations/")]["IntegrationUri"]
+            found[route["RouteKey"]] = (function.removesuffix("Aliaslive"), route.get("AuthorizationType") == "AWS_IAM")
         return found

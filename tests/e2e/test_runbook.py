@@ -1,0 +1,262 @@
+"""The commands of the runbook and of operations, typed with the AWS CLI against the sandbox."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sandbox.stack import REPOSITORY, Sandbox
+
+STACK = "stream-state"
+# Version 1 takes other addresses for SQS than the environment names; the option wins in both versions.
+AWS = 'aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n'
+LINES = {
+    "info": json.dumps({"level": "INFO", "message": "as it should be"}),
+    "warning": json.dumps({"level": "WARNING", "error": "RtcThrottled", "function_name": "task"}),
+    "traceback": json.dumps({"level": "ERROR", "errorType": "KeyError", "stackTrace": ["app.py"]}),
+    "time-out": json.dumps({"type": "platform.report", "record": {"status": "timeout"}}),
+    "memory": json.dumps({"type": "platform.runtimeDone", "record": {"errorType": "Runtime.OutOfMemory"}}),
+}
+
+
+def cli() -> Path | None:
+    """The AWS CLI, if it works: a name on the PATH may be a shim without one."""
+    for folder in [*os.environ["PATH"].split(os.pathsep), *map(str, Path.home().glob(".pyenv/versions/*/bin"))]:
+        found = shutil.which("aws", path=folder)
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+            return Path(found)
+    return None
+
+
+CLI = cli()
+pytestmark = pytest.mark.skipif(CLI is None, reason="the AWS CLI is not installed")
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Mapping[str, str]:
+    return {"EnableCallbacks": "true"}
+
+
+@pytest.fixture(scope="module")
+def stack(started: Sandbox) -> Sandbox:
+    """The sandbox with what the commands name: outputs of a stack, functions with an alias, log groups with lines."""
+    outputs = {name: {"Value": value} for name, value in started.outputs.items()}
+    body = {"Resources": {"Log": {"Type": "AWS::Logs::LogGroup"}}, "Outputs": outputs}
+    started.client("cloudformation").create_stack(StackName=STACK, TemplateBody=json.dumps(body))
+    role = started.client("iam").create_role(RoleName="function", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("app.py", "")
+    lambdas = started.client("lambda")
+    for output in ("ApiFunctionName", "SweepFunctionName"):
+        name, code = started.outputs[output], {"ZipFile": archive.getvalue()}
+        settings: dict[str, Any] = {"Runtime": "python3.13", "Role": role, "Handler": "app.lambda_handler"}
+        lambdas.create_function(FunctionName=name, Code=code, Publish=True, **settings)
+        lambdas.update_function_code(FunctionName=name, ZipFile=archive.getvalue() + b" ", Publish=True)
+        lambdas.create_alias(FunctionName=name, Name="live", FunctionVersion="2")
+    logs = started.client("logs")
+    for output in ("FunctionLogGroupName", "AccessLogGroupName", "WaitForStreamLogGroupName"):
+        logs.create_log_group(logGroupName=started.outputs[output])
+        logs.create_log_stream(logGroupName=started.outputs[output], logStreamName="stream")
+    events = [{"timestamp": int(time.time() * 1000), "message": line} for line in LINES.values()]
+    group = started.outputs["FunctionLogGroupName"]
+    logs.put_log_events(logGroupName=group, logStreamName="stream", logEvents=events)
+    return started
+
+
+class Page:
+    """A page of docs whose commands a shell carries out, one block after another."""
+
+    def __init__(self, name: str, sandbox: Sandbox, directory: Path) -> None:
+        text = (REPOSITORY / "docs" / name).read_text()
+        self.first, *self.blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        self._directory = directory
+        self._environment = {
+            "PATH": f"{CLI.parent}:{os.defpath}" if CLI else os.defpath,
+            "HOME": str(directory),
+            "AWS_ENDPOINT_URL": sandbox.aws.url,
+            "AWS_ACCESS_KEY_ID": "sandbox",
+            "AWS_SECRET_ACCESS_KEY": "sandbox",
+            "AWS_PAGER": "",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def type(self, text: str, given: str = "", **placeholders: str) -> str:
+        """Type the block that holds a text, with placeholders filled in; its output. Every command succeeds."""
+        (block,) = (block for block in self.blocks if text in block)
+        for name, value in placeholders.items():
+            assert f"<{name.replace('_', ' ')}>" in block
+            block = block.replace(f"<{name.replace('_', ' ')}>", value)
+        assert not re.search(r"<[a-zA-Z ]+>", block)
+        done = subprocess.run(
+            ["/bin/bash", "-euo", "pipefail", "-c", AWS + self.first + block],
+            cwd=self._directory,
+            env=self._environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+
+@pytest.fixture
+def runbook(stack: Sandbox, sandbox: Sandbox, tmp_path: Path) -> Page:
+    return Page("runbook.md", stack, tmp_path)
+
+
+@pytest.fixture
+def operations(stack: Sandbox, sandbox: Sandbox, tmp_path: Path) -> Page:
+    return Page("operations.md", stack, tmp_path)
+
+
+@pytest.fixture
+def table(stack: Sandbox) -> Iterator[Any]:
+    """Reads the hold of the rate limiter."""
+    key = {"TableName": stack.outputs["StateTableName"], "Key": {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}}
+    client = stack.client("dynamodb")
+    yield lambda: float(client.get_item(**key).get("Item", {}).get("hold_until", {}).get("N", 0))
+    client.delete_item(**key)
+
+
+def test_the_raised_alarms_are_listed_with_their_descriptions(runbook: Page, stack: Sandbox) -> None:
+    alarm = {"Namespace": "n", "MetricName": "m", "Period": 60, "EvaluationPeriods": 1, "Threshold": 1}
+    for name in (f"{STACK}-FunctionErrorsAlarm", "another-Alarm"):
+        stack.client("cloudwatch").put_metric_alarm(
+            AlarmName=name, ComparisonOperator="LessThanThreshold", AlarmDescription="Urgent: it fails.", **alarm
+        )
+        stack.client("cloudwatch").set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="a test")
+
+    shown = runbook.type("describe-alarms")
+
+    assert f"{STACK}-FunctionErrorsAlarm" in shown
+    assert "Urgent: it fails." in shown
+    assert "another" not in shown
+
+
+def test_the_kill_switch_stops_all_calls_and_is_lifted(
+    runbook: Page, operations: Page, table: Any, stack: Sandbox
+) -> None:
+    stack.invoke("TaskFunction", {"room_id": "class-1", "user_id": "nobody"})
+
+    runbook.type("put-function-concurrency")
+    held = table()
+    refused = stack.invoke("TaskFunction", {"room_id": "class-1", "user_id": "nobody"})
+    shown = operations.type("REMOVE hold_until")
+
+    assert 3500 < held - time.time() <= 3600
+    assert refused.error_type == "QuotaExceeded"
+    assert '"next_us"' in shown
+    assert table() == 0
+
+
+def test_a_function_is_taken_back_to_the_version_before(runbook: Page, stack: Sandbox) -> None:
+    shown = runbook.type("update-alias", the_version_before="1")
+
+    assert shown.split()[0] == "2"
+    alias = stack.client("lambda").get_alias(FunctionName=stack.outputs["ApiFunctionName"], Name="live")
+    assert alias["FunctionVersion"] == "1"
+
+
+def test_the_log_shows_warnings_tracebacks_and_what_lambda_ended(runbook: Page) -> None:
+    shown = runbook.type("FunctionLogGroupName")
+
+    # moto gives all lines whatever the pattern, in which each term behind a question mark may stand in a line.
+    (pattern,) = (found for block in runbook.blocks for found in re.findall(r"--filter-pattern '(.*)'", block))
+    wanted = {name for name, line in LINES.items() if any(term.lstrip("?") in line for term in pattern.split())}
+    assert wanted == LINES.keys() - {"info"}
+    assert all(LINES[name] in shown for name in wanted)
+
+
+def test_the_access_log_is_asked(runbook: Page) -> None:
+    # moto knows neither display nor comparisons of numbers: the query is accepted, its answer is not judged.
+    runbook.type("AccessLogGroupName")
+
+
+def test_dead_letters_are_moved_back(runbook: Page, stack: Sandbox) -> None:
+    queues = stack.client("sqs")
+    queues.send_message(QueueUrl=stack.outputs["CallbackDeadLetterQueueUrl"], MessageBody="an event")
+
+    # moto moves nothing: the calls are looked at.
+    asked: list[dict[str, Any]] = []
+
+    def answer(operation: str, call: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        if not operation.endswith("MessageMoveTask") and not operation.endswith("MessageMoveTasks"):
+            return None
+        asked.append(call)
+        return 200, {}
+
+    stack.aws.intercept = answer
+    runbook.type("start-message-move-task")
+
+    arns = [
+        f"arn:aws:sqs:eu-central-1:123456789012:{stack.outputs[f'Callback{name}QueueUrl'].rpartition('/')[2]}"
+        for name in ("DeadLetter", "Retry")
+    ]
+    assert asked == [
+        {"SourceArn": arns[0], "DestinationArn": arns[1], "MaxNumberOfMessagesPerSecond": 10},
+        {"SourceArn": arns[0]},
+    ]
+
+
+def test_an_invocation_is_repeated_and_its_message_alone_deleted(runbook: Page, stack: Sandbox, tmp_path: Path) -> None:
+    queues, url = stack.client("sqs"), stack.outputs["InvocationDeadLetterQueueUrl"]
+    (tmp_path / "event.json").write_text('{"room_id": "class-1", "user_id": "teacher"}')
+    stack.simulator.publish("class-1", "teacher", "Audio")
+    for number in range(12):
+        queues.send_message(QueueUrl=url, MessageBody=f"letter {number}")
+    (read,) = queues.receive_message(QueueUrl=url, VisibilityTimeout=600)["Messages"]
+
+    shown = runbook.type(
+        "delete-message", that_function=stack.outputs["TaskFunctionArn"], its_ReceiptHandle=read["ReceiptHandle"]
+    )
+
+    assert '"publishing": true' in shown or '"publishing":true' in shown
+    left = queues.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    counts = [int(left[f"ApproximateNumberOfMessages{name}"]) for name in ("", "NotVisible")]
+    assert sum(counts) == 11
+
+
+def test_no_command_deletes_what_nobody_read() -> None:
+    for name in ("runbook.md", "operations.md", "deploying.md", "events.md"):
+        assert "purge" not in (REPOSITORY / "docs" / name).read_text()
+
+
+def test_a_key_is_stored_and_taken_back(operations: Page, stack: Sandbox) -> None:
+    secret, new = stack.outputs["SigningKeysSecretArn"], '{"access_key_id": "new", "secret_access_key": "new"}'
+    client = stack.client("secretsmanager")
+    old = client.get_secret_value(SecretId=secret)
+
+    operations.type("put-secret-value", given=new)
+    stored = client.get_secret_value(SecretId=secret)
+    operations.type(
+        "update-secret-version-stage",
+        the_version_of_AWSPREVIOUS=old["VersionId"],
+        the_version_of_AWSCURRENT=stored["VersionId"],
+    )
+
+    assert json.loads(stored["SecretString"]) == json.loads(new)
+    current = client.get_secret_value(SecretId=secret, VersionStage="AWSCURRENT")
+    assert current["SecretString"] == old["SecretString"]
+
+
+def test_a_sweep_is_started_and_a_rule_of_ones_own_may_start_it(
+    operations: Page, stack: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "event.json").write_text('{"targets": [{"room_id": "class-1", "user_id": "teacher"}]}')
+    rule = "arn:aws:events:eu-central-1:123456789012:rule/mine"
+
+    shown = operations.type("add-permission", ARN_of_the_rule=rule)
+
+    assert '"targets": 1' in shown or '"targets":1' in shown
+    assert "events.amazonaws.com" in shown

@@ -99,7 +99,7 @@ def calls(cold: Sandbox) -> Iterator[Calls]:
 def partition(call: Mapping[str, Any]) -> str:
     """The partition key that a call to DynamoDB names, shortened as in the policies."""
     keys = re.findall(r"'pk': {'S': '([^']*)'}|':pk': {'S': '([^']*)'}", str(call))
-    (found,) = {re.sub(r"^state#.*", "state#*", "".join(key)) for key in keys}
+    (found,) = {re.sub(r"^(state|wait|watch)#.*", r"\1#*", "".join(key)) for key in keys}
     return found
 
 

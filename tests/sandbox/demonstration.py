@@ -254,7 +254,7 @@ class Demonstration:
 
     def _lounge(self) -> None:
         simulator = self.sandbox.simulator
-        simulator.push_to = f"{self.sandbox.api_url}/callbacks/rtc"
+        simulator.push_to = self.sandbox.callback_url
         for user in ("anna", "ben"):
             simulator.publish(LOUNGE, user, "Audio")
         simulator.push_to = None

@@ -17,9 +17,9 @@ from stream_state.adapters.table import Table
 from stream_state.adapters.watch_list import WatchList
 from stream_state.clock import Clock
 from stream_state.domain import merging
-from stream_state.domain.observations import Observations, QueryResult
+from stream_state.domain.observations import Observations, Presence, QueryResult, logged_in, offline, online
 from stream_state.domain.states import State
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
 from stream_state.services import asking, callbacks, delivery, lookup, rooms, sweep, watch_pass
 from stream_state.services.recording import Recorder
@@ -97,18 +97,18 @@ class Instance:
         self.said: Sequence[Said] = ()
         here: Any = self
         keys: Any = SimpleNamespace(keys=lambda: (KEY,))
-        clock, queries = world.clock, world.queries
+        clock, query = world.clock, world.query
         table = Table(here, TABLE, clock)
-        store, api_store = (StateStore(table, world.skew_ms, 6_000 if queries else None) for _ in range(2))
+        store, api_store = (StateStore(table, world.skew_ms, None if query == "off" else 6_000) for _ in range(2))
         waking = Waking.from_store(store)
         recorder, watches = Recorder(store, waking, here, delivers=True), WatchList(table)
         sender, self.watch = delivery.Delivery(here, store, here, clock), watches.add
         more: Any = {"auto_watch": True, "clock": clock}
         self.callbacks = callbacks.Callbacks(keys, store, recorder, sender, watches, [APP_ID], **more)
-        self.lookup = lookup.Lookup(here, store, recorder, query="on" if queries else "off", clock=clock)
+        self.lookup = lookup.Lookup(here, store, recorder, query=query, clock=clock)
         self.sweep = sweep.Sweep(self.lookup, sender, store, watches, clock)
         api_recorder = Recorder(api_store, waking, here, delivers=False)
-        self.api = lookup.Lookup(here, api_store, api_recorder, query="on" if queries else "off", clock=clock)
+        self.api = lookup.Lookup(here, api_store, api_recorder, query=query, clock=clock)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         """A request to the table, as boto3 names it."""
@@ -119,7 +119,7 @@ class Instance:
 
         def write(**parameters: Any) -> Any:
             answer = work(**parameters)
-            self.commit()
+            self.commit(parameters["Item"].get("user_id", {}).get("S"))
             return answer
 
         return partial(self._request, "table", write)
@@ -149,10 +149,27 @@ class Instance:
             raise TargetNotFound("Unknown.", observed_at_ms=sent_at_ms)
         return QueryResult(media, sent_at_ms, "request-1")
 
-    def commit(self) -> None:
-        """The words are stored."""
-        self._world.judge.hear(self.said)
-        self.said = ()
+    def online_users(self, room: Room, deadline: float, **options: Any) -> Presence:
+        return self._presence(self._world.model.user_ids, offline(self._world.clock.ms))
+
+    def users_property(self, room: Room, user_ids: Sequence[str], deadline: float, **options: Any) -> Presence:
+        return self._presence(user_ids, {})
+
+    def _presence(self, user_ids: Sequence[str], others: Observations) -> Presence:
+        """`others` is empty if the call also says when each user's connection began."""
+        sent_at_ms, vendor = self._world.clock.ms, self._world.vendor
+        logins, said = self._request("vendor", lambda: vendor.presence(user_ids, sent_at_ms))
+        self.said = [*self.said, *said]
+        there = {user_id: login_ms for user_id, login_ms in logins.items() if login_ms is not None}
+        if others:
+            return Presence(dict.fromkeys(there, online(sent_at_ms)), others, "request-1")
+        users = {user_id: logged_in(sent_at_ms, login_ms) for user_id, login_ms in there.items()}
+        return Presence({**dict.fromkeys(user_ids, offline(sent_at_ms)), **users}, {}, "request-1")
+
+    def commit(self, user_id: str | None = None) -> None:
+        """The words, or those about one user, are stored."""
+        self._world.judge.hear([word for word in self.said if user_id in (None, word.user_id)])
+        self.said = [word for word in self.said if user_id not in (None, word.user_id)]
 
     def _request(self, service: str, work: Callable[..., Any], **parameters: Any) -> Any:
         fault = "crash" if self.is_dead else self._world.fault_of(service)

@@ -10,7 +10,7 @@ from typing import Any
 from stream_state.domain.documents import Answer
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.states import SKEW_MS
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, StreamStateError
 from tests.integration.truth_functions import Crash, Instance, VirtualClock
 from tests.integration.truth_judge import HOUR_MS, PARTITION, Judge
@@ -23,10 +23,13 @@ TAIL_MS = 400_000
 
 
 class History:
-    """A history: `found` counts by name; `settled_in_ms` is None where a crash or a lost event may take longer."""
+    """A history: `found` counts by name; `settled_in_ms` is None where a crash or a lost event may take longer.
 
-    def __init__(self, seed: int, *, queries: bool = True, skew_ms: int = SKEW_MS) -> None:
-        self.queries, self.skew_ms, self._rng = queries, skew_ms, random.Random(seed)  # noqa: S311 (no secret)
+    `query` is that of the settings.
+    """
+
+    def __init__(self, seed: int, *, query: str = "on", skew_ms: int = SKEW_MS) -> None:
+        self.query, self.skew_ms, self._rng = query, skew_ms, random.Random(seed)  # noqa: S311 (no secret)
         self.model, self.clock, self.table = Model(self._rng), VirtualClock(), MemoryTable()
         self.settled_in_ms: int | None = None
         choose = self._rng.choice
@@ -34,7 +37,8 @@ class History:
         self._is_expired_deleted, self._is_nested = choose((True, False)), False
         self.vendor = Vendor(self.model)
         can = {"is_strict": not self._fault, "absent_is_error": self.vendor.absent_is_error}
-        self.judge = Judge(self.model, self.clock, self.table, skew_ms, **can, has_lost=bool(self._loss or self._fault))
+        can |= {"has_lost": bool(self._loss or self._fault), "by_presence": query == "presence"}
+        self.judge = Judge(self.model, self.clock, self.table, skew_ms, **can)
         self.found = self.judge.found
         self._outages: list[tuple[str, int, int]] = []
         self._actions: list[tuple[int, int, Callable[[], Any]]] = []
@@ -45,7 +49,9 @@ class History:
         """Let it happen, and judge it."""
         for event in self.model.events:
             self._plan(event)
-        targets = list(map(_target, self.model.user_ids)) if self._loss or self._fault else []
+        targets: list[Target | Room] = [*map(_target, self.model.user_ids)] if self._loss or self._fault else []
+        if self.query == "presence" and self._rng.random() < 0.5:
+            targets = [Room(APP_ID, ROOM)]
         while not self._on_instance(lambda instance: instance.watch(targets, 30 * 86_400)):
             pass
         for _ in range(self._rng.choice((0, 1, 2)) if self._fault else 0):
@@ -157,9 +163,9 @@ class History:
     def _judge_the_end(self) -> None:
         self.judge.count_undelivered()
         right_since_ms = self.judge.right_since_ms
-        if self.queries and right_since_ms is None:
+        if self.query != "off" and right_since_ms is None:
             self.found["never settled"] += 1
-        elif self.queries and not self._fault and (not self._loss or self._poll_ms == 10_000):
+        elif self.query != "off" and not self._fault and (not self._loss or self._poll_ms == 10_000):
             self.settled_in_ms = max(0, (right_since_ms or 0) - self._last_ms)
             self.found["settled late"] += self.settled_in_ms > SETTLES_MS
 
@@ -168,7 +174,7 @@ class History:
         if self.clock.ms < self._last_ms + 20_000 or len(self._actions) > 1:
             return False
         is_listed = any("undelivered" in (self.judge.item(user_id) or {}) for user_id in self.model.user_ids)
-        return not is_listed and not (self.queries and self.judge.right_since_ms is None)
+        return not is_listed and not (self.query != "off" and self.judge.right_since_ms is None)
 
     def _next_action(self) -> None:
         at_ms, _, action = heapq.heappop(self._actions)

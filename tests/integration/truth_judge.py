@@ -23,7 +23,7 @@ class Judge:
     """Counts by name in `found`; `right_since_ms` is None while a record is not as the model is.
 
     `is_strict`: no request fails, so that no message is repeated. `absent_is_error`: the vendor answers so about an
-    absent user, not with four zeros. `has_lost`: a leave may be lost.
+    absent user, not with four zeros. `has_lost`: a leave may be lost. `by_presence`: only who is there is asked.
     """
 
     def __init__(
@@ -36,9 +36,11 @@ class Judge:
         is_strict: bool,
         absent_is_error: bool,
         has_lost: bool,
+        by_presence: bool = False,
     ) -> None:
         self._model, self._clock, self._table, self._skew_ms = model, clock, table, skew_ms
         self._is_strict, self._absent_is_error, self._has_lost = is_strict, absent_is_error, has_lost
+        self._by_presence = by_presence
         self.found: Counter[str] = Counter(histories=1)
         self.right_since_ms: int | None = None
         # By user, name, value and whether it was an answer: as of when the vendor said so, and when that was stored.
@@ -152,6 +154,11 @@ class Judge:
         """Whether the record says what the model says, or does not know what the vendor cannot say."""
         value, now_ms = self._shown[user_id][name], self._clock.now_ms()
         is_on, is_there = (self._model.spell(user_id, wanted, now_ms) is not None for wanted in (name, PRESENT))
+        if self._by_presence and name != PRESENT and is_there:
+            # Only an event that came says that a medium is on, or off, of somebody who is there.
+            return True
+        if self._by_presence:
+            return value is is_on or (value is None and (user_id, name) not in self._was_known)
         if value is None:
             is_reported = self._absent_is_error and not is_there
             return (user_id, name) not in self._was_known or (not is_reported if name == PRESENT else is_reported)

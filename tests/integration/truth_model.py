@@ -130,6 +130,17 @@ class Vendor:
         said = [Said(user_id, name, on[name], at_ms, now_ms) for name in names]
         return (None if is_error else media), said
 
+    def presence(self, user_ids: Sequence[str], now_ms: int) -> tuple[Mapping[str, int | None], Sequence[Said]]:
+        """When the connection of each user began, None for those who are not there, and the words in the answer."""
+        at_ms = now_ms - self._rng.choice((0, 2_000, self._rng.randint(0, 2_000)))
+        spells = {user_id: self._model.spell(user_id, PRESENT, at_ms) for user_id in user_ids}
+        said = [
+            Said(user_id, name, spell is not None, at_ms, now_ms)
+            for user_id, spell in spells.items()
+            for name in (NAMES if spell is None else (PRESENT,))
+        ]
+        return {user: spell.since_ms + self._ahead_ms if spell else None for user, spell in spells.items()}, said
+
 
 class _User:
     """One user in one life of the room: connections, and their streams."""

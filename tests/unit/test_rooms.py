@@ -85,6 +85,30 @@ def test_a_room_stands_among_targets_in_its_place_by_its_users(room: World, quer
     assert bool(room.rtc.calls) is (query == "on")
 
 
+@pytest.mark.parametrize("query", ["on", "presence"])
+def test_a_user_who_is_named_beside_the_room_costs_no_call_more(room: World, query: str) -> None:
+    room.lookup.query = query
+    stranger = Target(APP_ID, "class-1", "stranger")
+
+    outcomes = some(room, TEACHER, ROOM, stranger)
+    room.watch_list.add([ROOM, TEACHER, stranger], 3600)
+    calls = len(room.rtc.calls)
+    summary = sweep(room)
+
+    named = ["teacher", "guest", "new", *(["stranger"] if query == "on" else []), "teacher", "stranger"]
+    assert [outcome.target.as_dict()["user_id"] for outcome in outcomes] == named
+    assert room.rtc.presence_calls == [(ROOM, None)] * 2
+    assert (calls, len(room.rtc.calls)) == ((2, 4) if query == "on" else (0, 0))
+    assert (summary["failed"], summary["remaining"]) == (0, 0)
+    assert (room.values(stranger) or {})["present"] is False
+
+
+def test_the_users_of_a_room_whose_call_fails_are_asked_about_all_the_same(room: World) -> None:
+    room.rtc.presence_error = errors.RtcUnavailable("Down.")
+
+    assert shown(some(room, TEACHER, ROOM)) == {"teacher": (True, True), "class-1": "RtcUnavailable"}
+
+
 def test_with_presence_the_media_stay_as_events_have_them(room: World) -> None:
     room.lookup.query = "presence"
 

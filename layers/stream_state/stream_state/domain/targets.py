@@ -57,3 +57,8 @@ class Target:
         """SHA-256 hex of the ids and of `more`; no id holds the line feed that joins them."""
         text = "\n".join((self.app_id, self.room_id, self.user_id, *map(str, more)))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sort_key(target: Target | Room) -> tuple[str, ...]:
+    """The order in which one presence call can serve a room and several of its users: each room, then its users."""
+    return tuple(target.as_dict().values())

@@ -13,7 +13,7 @@ from stream_state.adapters.volcengine import MIN_CALL_SECONDS
 from stream_state.clock import Clock
 from stream_state.domain.outcomes import Outcome
 from stream_state.domain.targets import Room, Target
-from stream_state.errors import QuotaExceeded, StreamStateError
+from stream_state.errors import QuotaExceeded, StreamStateError, TargetNotFound
 from stream_state.observability import log_error
 from stream_state.services.rooms import Member, Step
 
@@ -127,7 +127,13 @@ class Found:
         """The outcome of a target; those of a room's users by their ids, and the error if some are missing."""
         if target in self.outcomes:
             return [self.outcomes[target]]
-        found = self._of_room[target] if isinstance(target, Room) else {}
+        # Users who were named beside their room came by themselves.
+        found = {
+            user: outcome
+            for user, outcome in self.outcomes.items()
+            if isinstance(user, Target) and user.room == target and not isinstance(outcome.answer, TargetNotFound)
+        }
+        found |= self._of_room[target] if isinstance(target, Room) else {}
         outcomes = [found[user] for user in sorted(found)]
         return outcomes if target in self.whole else [*outcomes, Outcome(target, self.halt, self.halt, is_asked=False)]
 

@@ -14,19 +14,16 @@ from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.documents import Answer
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.observations import Observations, Presence, not_found
+from stream_state.domain.observations import Observations, not_found
 from stream_state.domain.outcomes import Outcome
 from stream_state.domain.states import state_of
-from stream_state.domain.targets import Room, Target
+from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import QuotaExceeded, RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
 from stream_state.observability import log_error, logger, record
 from stream_state.services.asking import Asking, Found, not_reached
 from stream_state.services.recording import Recorder
-from stream_state.services.rooms import Member, Rooms, Step
+from stream_state.services.rooms import NOTHING, Member, Rooms, Step
 from stream_state.settings import Settings
-
-# An answer that says nothing of anybody.
-_NOTHING = Presence({}, {}, None)
 
 
 class Lookup:
@@ -98,7 +95,7 @@ class Lookup:
             found = Found(self._fresh(users, max_age_seconds), logs_errors=logs_errors)
         else:
             found = Found(self.from_table(users, without_record()), logs_errors=logs_errors)
-        missing = [target for target in dict.fromkeys(targets) if target not in found.outcomes]
+        missing = sorted({*targets} - found.outcomes.keys(), key=sort_key)
         if len(missing) == 1 and isinstance(missing[0], Target):
             found.add([self.ask(missing[0], deadline)])
         else:
@@ -141,7 +138,7 @@ class Lookup:
             for batch in batched(targets, MAX_BATCH_KEYS, strict=False):
                 yield from self.from_table([target for target in batch if isinstance(target, Target)], without_record())
                 for room in (target for target in batch if isinstance(target, Room)):
-                    members = self._rooms.known(room, _NOTHING)
+                    members = self._rooms.known(room, NOTHING)
                     yield from (_unasked(member.before, room) for member in members if member.before)
                     yield room
             return

@@ -1,10 +1,10 @@
 """Who is in which room: the users to look at, each with its record and what a presence call said of the user."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import batched, groupby
+from itertools import batched
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.volcengine import MAX_USERS, VolcengineClient
@@ -24,6 +24,8 @@ ROOMS_AT_ONCE = 16
 GROUP_USERS = 1000
 # A caller who waits for a room's call is asked this often whether something else is to be done.
 IDLE_SECONDS = 1
+# An answer that says nothing of anybody.
+NOTHING = Presence({}, {}, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,24 @@ class Member:
     room: Room | None = None
 
 
-type Group = tuple[Room | None, Sequence[Target]]
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What one presence call serves: users, of `room` if there is a call, and all of the room if `is_whole`."""
+
+    room: Room | None
+    is_whole: bool
+    users: list[Target] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no other user fits in."""
+        return len(self.users) == (GROUP_USERS if self.room else READ_AHEAD)
+
+    def takes(self, target: Target | Room) -> bool:
+        """Whether a target belongs to the group."""
+        return isinstance(target, Target) and self.room in (None, target.room)
+
+
 type Step = Member | Outcome | Room | None
 
 
@@ -60,20 +79,20 @@ class Rooms:
         """The users in the targets; after all users of a room the room; an outcome where a call failed; None to wait.
 
         `by_presence`: a presence call is made for users too, one for those of a room that follow one another. Else a
-        room is refused that has more than `most` users, as all of them will be asked about.
+        room is refused that has more than `most` users, as all of them will be asked about. Users who follow their room
+        are served by its call.
         """
-        window: deque[tuple[Group, Future[Presence | StreamStateError] | None]] = deque()
+        window: deque[tuple[_Group, Future[Presence | StreamStateError] | None]] = deque()
         pool = ThreadPoolExecutor(ROOMS_AT_ONCE)
         try:
             for group in _groups(targets, by_presence=by_presence):
-                room, users = group
-                asked = pool.submit(self._ask, room, users, deadline, wait_seconds) if room else None
+                asked = pool.submit(self._ask, group.room, group, deadline, wait_seconds) if group.room else None
                 window.append((group, asked))
                 # Who needs no call is not held up by the rooms to come.
                 while window and (len(window) == ROOMS_AT_ONCE or not asked):
-                    yield from self._members(*window.popleft(), most)
+                    yield from self._members(*window.popleft(), most, by_presence=by_presence)
             while window:
-                yield from self._members(*window.popleft(), most)
+                yield from self._members(*window.popleft(), most, by_presence=by_presence)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -94,52 +113,51 @@ class Rooms:
             if after is None:
                 return
 
-    def _ask(
-        self, room: Room, users: Sequence[Target], deadline: float, wait_seconds: float
-    ) -> Presence | StreamStateError:
+    def _ask(self, room: Room, group: _Group, deadline: float, wait_seconds: float) -> Presence | StreamStateError:
         try:
-            if 0 < len(users) <= MAX_USERS:
-                user_ids = [target.user_id for target in users]
+            if not group.is_whole and len(group.users) <= MAX_USERS:
+                user_ids = [target.user_id for target in group.users]
                 return self._rtc.users_property(room, user_ids, deadline, max_wait_seconds=wait_seconds)
             return self._rtc.online_users(room, deadline, max_wait_seconds=wait_seconds)
         except StreamStateError as error:
             return error
 
     def _members(
-        self, group: Group, asked: "Future[Presence | StreamStateError] | None", most: float
+        self, group: _Group, asked: "Future[Presence | StreamStateError] | None", most: float, *, by_presence: bool
     ) -> Iterator[Step]:
-        room, users = group
-        presence: Presence | StreamStateError = Presence({}, {}, None)
+        presence: Presence | StreamStateError = NOTHING
         while asked:
             try:
                 presence, asked = asked.result(IDLE_SECONDS), None
             except TimeoutError:
                 yield None
-        if isinstance(presence, Presence) and room and not users and len(presence.users) > most:
-            why = (
-                f"names a room of {len(presence.users)} users, more than can be asked about in time: give it to a sweep"
-            )
+        if group.is_whole and isinstance(presence, Presence) and (count := len(presence.users)) > most:
+            why = f"names a room of {count} users, more than can be asked about in time: give it to a sweep"
             presence = invalid("room_id", why)
         if isinstance(presence, StreamStateError):
+            failed: list[Target | Room] = [group.room] if group.is_whole and group.room else []
+            failed += group.users if by_presence else []
             is_asked = not isinstance(presence, QuotaExceeded)
-            yield from (Outcome(target, presence, presence, is_asked) for target in users or filter(None, [room]))
-        elif users:
-            for batch in batched(users, READ_AHEAD, strict=False):
-                records = self._records(batch)
-                for target in batch:
-                    said = presence.of(target.user_id)
-                    yield Member(target, records.get(target), said, presence.rtc_request_id)
-        elif room:
-            yield from self._of_room(room, presence)
-            yield room
+            yield from (Outcome(target, presence, presence, is_asked) for target in failed)
+            if by_presence:
+                return
+        said = presence if isinstance(presence, Presence) else NOTHING
+        for batch in batched(group.users, READ_AHEAD, strict=False):
+            records = self._records(batch)
+            for target in batch:
+                yield Member(target, records.get(target), said.of(target.user_id), said.rtc_request_id)
+        if group.is_whole and group.room and said is presence:
+            yield from self._of_room(group.room, said, {target.user_id for target in group.users})
+            yield group.room
 
-    def _of_room(self, room: Room, presence: Presence) -> Iterator[Member]:
-        """All users of a room: those who have a record, and those whom the answer names besides."""
-        unknown = dict(presence.users)
+    def _of_room(self, room: Room, presence: Presence, done: Collection[str]) -> Iterator[Member]:
+        """All users of a room but those who are done: those with a record, then those whom the answer names besides."""
+        unknown = {user_id: said for user_id, said in presence.users.items() if user_id not in done}
         try:
             for member in self.known(room, presence):
                 unknown.pop(member.target.user_id, None)
-                yield member
+                if member.target.user_id not in done:
+                    yield member
         except StateUnavailable as error:
             # The refused write brings each record.
             log_error(error)
@@ -155,17 +173,20 @@ class Rooms:
             return {}
 
 
-def _groups(targets: Iterable[Target | Room], *, by_presence: bool) -> Iterator[Group]:
-    """Whole rooms, without users, and users who are asked about together, of one room if `by_presence`."""
-
-    def key(target: Target | Room) -> tuple[bool, Room | None]:
-        if isinstance(target, Room):
-            return True, target
-        return False, target.room if by_presence else None
-
-    for (is_whole, room), run in groupby(targets, key):
-        if is_whole:
-            yield room, ()
-        else:
-            users = (target for target in run if isinstance(target, Target))
-            yield from ((room, batch) for batch in batched(users, GROUP_USERS if room else READ_AHEAD, strict=False))
+def _groups(targets: Iterable[Target | Room], *, by_presence: bool) -> Iterator[_Group]:
+    """The targets in their order, in groups."""
+    group: _Group | None = None
+    for target in targets:
+        if group is None or not group.takes(target):
+            if group:
+                yield group
+            is_whole = isinstance(target, Room)
+            room = target if isinstance(target, Room) else target.room
+            group = _Group(room if is_whole or by_presence else None, is_whole)
+        if isinstance(target, Target):
+            group.users.append(target)
+        if group.is_full:
+            yield group
+            group = None
+    if group:
+        yield group

@@ -11,7 +11,7 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.merging import Merge
 from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
-from stream_state.domain.targets import Room, Target
+from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import DeliveryFailed, RtcActionRetired, StateUnavailable, StreamStateError
 from stream_state.observability import logger, record
 from stream_state.services.asking import not_reached
@@ -142,8 +142,7 @@ class _Given:
     """The given targets that wait for an answer, with the error that they met, and the error of those not reached."""
 
     def __init__(self, targets: Sequence[Target | Room]) -> None:
-        # In this order one presence call can serve several users of a room.
-        ordered = sorted(targets, key=lambda target: (*target.as_dict().values(),))
+        ordered = sorted(targets, key=sort_key)
         self.waiting: dict[Target | Room, StreamStateError | None] = dict.fromkeys(ordered)
         self.missing: StreamStateError = not_reached()
 

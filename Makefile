@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve query test unit contract faults truth bench importtime lint security reference format build deploy lock clean
+.PHONY: help run serve board query test browser unit contract faults truth bench importtime lint security reference format build deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -46,8 +46,11 @@ help: ## Show this list
 run: build ## Run the whole job on this machine and show each request, answer and message
 	@$(BIN)/python -m tests.sandbox run
 
-serve: build ## Keep the sandbox running, with curl lines to paste; Ctrl-C stops it
+serve: build ## Keep the sandbox running, with a live board and curl lines to paste; Ctrl-C stops it
 	@$(BIN)/python -m tests.sandbox serve
+
+board: build ## Write a page of the board, and its picture where a browser is, into .aws-sam/board
+	@$(BIN)/python -m tests.sandbox board
 
 query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@# make exports what its command line sets: the ids reach Python without a shell reading them.
@@ -58,6 +61,10 @@ test: build ## Run the unit, integration and end-to-end tests with coverage
 
 unit: $(INSTALLED) ## Run the unit tests alone
 	@$(PYTEST) tests/unit
+
+# Debian's packages: chromium and chromium-driver.
+browser: build ## Test the board in a real browser, which must be there
+	@BROWSER_IS_REQUIRED=yes $(BIN)/python -m pytest tests/e2e/test_browser.py
 
 contract: build ## Hold the running API against docs/openapi.yaml in at least 5,000 cases: about four minutes
 	@$(BIN)/python -m tests.e2e.contract

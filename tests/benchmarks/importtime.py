@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 BUILT = Path(__file__).parents[2] / ".aws-sam" / "build"
-FUNCTIONS = ("ApiFunction", "TaskFunction", "SweepFunction", "CallbackFunction")
+FUNCTIONS = ("ApiFunction", "TaskFunction", "SweepFunction", "CallbackFunction", "BoardFunction")
 LAYERS = ("StreamStateLayer", "DependenciesLayer")
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "made-up",

@@ -1,4 +1,4 @@
-"""The commands of the Makefile: `make run`, `make serve` and `make query`, as a stranger's machine runs them."""
+"""The commands of the Makefile: `make run`, `serve`, `board` and `query`, as a stranger's machine runs them."""
 
 import json
 import os
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.e2e.http import Http
+from tests.sandbox.board import FOLDER, browser
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
 from tests.sandbox.stack import REPOSITORY
+from tests.unit.widget import Widget
 
 COMMAND = [sys.executable, "-m", "tests.sandbox"]
 SETTINGS = {
@@ -74,19 +77,37 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
     assert tree() == before
 
 
+def test_board_writes_a_page_and_its_picture_where_a_browser_is(environment_of: dict[str, str]) -> None:
+    page, picture = FOLDER / "board.html", FOLDER / "board.png"
+    for file in (page, picture):
+        file.unlink(missing_ok=True)
+
+    done = sandbox_command(environment_of, "board")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Widget(page.read_text().partition("</title>")[2].removesuffix("</html>\n")).rooms[0] == "class-1"
+    assert picture.exists() == bool(browser())
+    assert not picture.exists() or picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> None:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*COMMAND, "serve"], cwd=REPOSITORY, env=environment_of, **pipes) as serving:
         assert serving.stdout
         assert serving.stderr
         lines = takewhile(lambda line: not line.startswith("Ctrl-C"), serving.stdout)
-        address = re.search(r"HTTP API +(http://127\.0\.0\.1:[0-9]+)", "".join(lines))
+        text = "".join(lines)
+        address = re.search(r"HTTP API +(http://127\.0\.0\.1:[0-9]+)", text)
         assert address
+        board = re.search(r"Board +(http://127\.0\.0\.1:[0-9]+/board)", text)
+        assert board
+        page = requests.get(board[1], proxies={"http": ""}, timeout=60)
         reply = Http(address[1]).get("/rooms/class-1/users/teacher/stream-state")
         serving.send_signal(signal.SIGINT)
         rest, errors = serving.stdout.read(), serving.stderr.read()
 
     assert (reply.status, reply.body["media"]["audio"]) == (200, True)
+    assert (page.status_code, "karaoke-7" in page.text, "● on" in page.text) == (200, True, True)
     assert (serving.returncode, rest.strip(), errors) == (0, "Stopped.", "")
 
 

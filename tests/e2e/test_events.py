@@ -13,8 +13,10 @@ from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, ROOM, sampl
 from tests.sandbox.functions import Functions
 from tests.sandbox.simulator import APP_ID, MEDIA
 from tests.sandbox.stack import Sandbox
+from tests.unit.widget import Widget
 
 FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
+OF_BOARD = [name for name in EXPECTED if name.startswith("board/")]
 CALLBACK_EVENTS = [name for name in EXPECTED if name.startswith("callback/")]
 # Those about watches and rooms, in an order in which each finds something: the status, and the users in the answer.
 WATCHES = {
@@ -65,7 +67,7 @@ def test_every_sample_event_is_listed() -> None:
     assert {str(file.relative_to(EVENTS)) for file in EVENTS.glob("*/*.json")} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in {*CALLBACK_EVENTS, *WATCHES}])
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in {*CALLBACK_EVENTS, *WATCHES, *OF_BOARD}])
 def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Conforms, name: str) -> None:
     answered, queued = EXPECTED[name]
     folder = name.partition("/")[0]
@@ -90,6 +92,18 @@ def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Conforms, name
     # The simulator, and the vendor's package in it, accepted the signature of every call.
     assert {arrival.outcome for arrival in classroom.simulator.arrivals} <= {"OK"}
     assert len(classroom.simulator.arrivals) == len(set(answered) | set(queued)) + ("room" in name)
+
+
+@pytest.mark.parametrize("name", OF_BOARD)
+def test_a_sample_of_the_board_shows_what_was_asked(classroom: Sandbox, name: str) -> None:
+    classroom.invoke(FUNCTIONS["api"], sample("api/query-http-api.json"))
+
+    page = classroom.invoke("BoardFunction", sample(name)).payload
+
+    if name == "board/describe.json":
+        assert page.keys() == {"markdown"}
+    else:
+        assert {user for _, user in Widget(page).cells} == set(EXPECTED[name][0])
 
 
 def test_the_samples_about_watches_and_rooms_are_answered(classroom: Sandbox, http: Http) -> None:

@@ -174,6 +174,10 @@ def use_everything(sandbox: Sandbox, http: Http) -> None:
     for other in (TARGET, *strangers, *doubts):
         simulator.leave(ROOM, other["user_id"])
     assert http.delete(f"{PATH}/watch").status == 204
+    # The board looks up watched users who are not among the first of their room, and rooms without watches.
+    for number in range(21):
+        simulator.join("hall", f"user-{number}")
+    assert sandbox.invoke("BoardFunction", {}).error is None
     simulator.push_to = None
 
 

@@ -20,16 +20,24 @@ UNCHECKED_HASH, CHECKED_HASH, FILE_TIME = (flags.to_bytes(4, "little") for flags
 SERVICES = ("dynamodb", "secretsmanager", "sqs", "stepfunctions")
 MAX_BYTES = 20 * 1024 * 1024
 # By function: the modules that loading it may import, those of Python itself included; and the clients that it makes.
-MAX_MODULES = {"ApiFunction": 573, "TaskFunction": 573, "SweepFunction": 575, "CallbackFunction": 465}
+MAX_MODULES = {
+    "ApiFunction": 573,
+    "TaskFunction": 573,
+    "SweepFunction": 575,
+    "CallbackFunction": 465,
+    "BoardFunction": 460,
+}
 CLIENTS = {
     "ApiFunction": {"dynamodb": 2, "secretsmanager": 1, "sqs": 1},
     "TaskFunction": {"dynamodb": 2, "secretsmanager": 1, "sqs": 2},
     "SweepFunction": {"dynamodb": 2, "secretsmanager": 1, "sqs": 2},
     "CallbackFunction": {"dynamodb": 1, "secretsmanager": 1, "sqs": 2},
+    "BoardFunction": {"dynamodb": 1},
 }
 NOT_NEEDED = {"asyncio", "aws_lambda_powertools.event_handler", "aws_xray_sdk", "pydantic"}
-# The callback function loads the vendor's client for its first recheck.
-NOT_NEEDED_BY = {"CallbackFunction": NOT_NEEDED | {"requests", "stream_state.adapters.volcengine"}}
+# The callback function loads the vendor's client for its first recheck, the board never.
+WITHOUT_VENDOR = NOT_NEEDED | {"requests", "stream_state.adapters.volcengine"}
+NOT_NEEDED_BY = {"CallbackFunction": WITHOUT_VENDOR, "BoardFunction": WITHOUT_VENDOR}
 LOAD = """
 import json, sys
 from importlib.machinery import SourceFileLoader

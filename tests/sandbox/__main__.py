@@ -1,4 +1,4 @@
-"""The commands of the Makefile: `run` shows the job, `serve` keeps it running, `query` asks the real service."""
+"""The commands: `run` shows the job, `serve` keeps it running, `board` pictures it, `query` asks the real service."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ and then: make query ROOM_ID=... USER_ID=..."""
 def main() -> int:
     """Run the subcommand; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.sandbox", description=__doc__)
-    parser.add_argument("command", choices=["run", "serve", "query"])
+    parser.add_argument("command", choices=["run", "serve", "board", "query"])
     for name in ("--room-id", "--user-id", "--app-id"):
         parser.add_argument(name, default="", help="for query")
     arguments = parser.parse_args()
@@ -37,8 +37,9 @@ def main() -> int:
 
 
 def start(command: str) -> int:
-    """Start a sandbox for `run` or `serve`; the exit code."""
+    """Start a sandbox for `run`, `serve` or `board`; the exit code."""
     # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
+    from tests.sandbox.board import save
     from tests.sandbox.demonstration import Demonstration
     from tests.sandbox.serving import serve
     from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox
@@ -47,7 +48,9 @@ def start(command: str) -> int:
         print("There is nothing to run yet: make build makes it.", file=sys.stderr)
         return 1
     with Sandbox({"EnableCallbacks": "true"}) as sandbox:
-        return Demonstration(sandbox).run() if command == "run" else serve(sandbox)
+        if command == "run":
+            return Demonstration(sandbox).run()
+        return save(sandbox) if command == "board" else serve(sandbox)
 
 
 def ask_real_service(room_id: str, user_id: str, app_id: str) -> int:

@@ -34,6 +34,7 @@ HEADINGS = {
     "task": ("TaskFunction", "Step Functions and direct invocation: TaskFunction answers, or delivers to the queue"),
     "sweep": ("SweepFunction", "EventBridge: SweepFunction asks about many users and delivers to the queue"),
     "callback": ("CallbackFunction", "The vendor's callback events, from API Gateway and from the retry queue"),
+    "board": ("BoardFunction", "CloudWatch: BoardFunction answers the dashboard's widget with HTML"),
 }
 # How many watches the events of events/api leave.
 WATCHED_BY_EVENTS = 1
@@ -67,6 +68,9 @@ EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "callback/stream-start-http-api.json": ((), ()),
     "callback/stream-stop-rest-api.json": ((), ()),
     "callback/retry-queue.json": ((), ()),
+    "board/describe.json": ((), ()),
+    "board/overview.json": (ALL, ()),
+    "board/open-room.json": (ALL, ()),
 }
 
 
@@ -153,11 +157,16 @@ class Demonstration:
             print(f"NOT AS IT MUST BE: {problem}")
         if not self.wrong:
             print(f"All {self.answers} answers were what they must be. It took {time.perf_counter() - started:.1f} s.")
-            print("Next: make serve keeps all this running for you to try; make test proves it.")
+            print(
+                "Next: make serve keeps all this running for you to try, with a board to look at; make test proves it."
+            )
         return 1 if self.wrong else 0
 
     def _event(self, function: str, name: str, answered: tuple[str, ...], queued: tuple[str, ...]) -> None:
         event = sample(name)
+        if function == "BoardFunction":
+            self._board(name, event, answered)
+            return
         asked = _http_request(event) if name.startswith("api/") else json.dumps(event)
         if name.startswith("callback/"):
             asked = " ".join(carrier["body"] for carrier in event.get("Records", [event]))
@@ -176,6 +185,14 @@ class Demonstration:
         for message in messages:
             self._show(message, "queue: ")
         self._check_states(f"the queue after {name}", messages, queued)
+
+    def _board(self, name: str, event: dict[str, Any], shown: tuple[str, ...]) -> None:
+        invocation = self.sandbox.invoke("BoardFunction", event)
+        page = json.dumps(invocation.payload)
+        asked = textwrap.shorten(json.dumps(event), WIDTH)
+        self._print(f"BoardFunction <- events/{name}", asked, f"{len(page):,} bytes", invocation.duration_ms, {})
+        missing = [user for user in shown if user not in page]
+        self._check(name, not invocation.error and not missing, f"{invocation.error}, without {missing}")
 
     def _over_http(self) -> None:
         publish, path = self.sandbox.simulator.publish, f"/rooms/{ROOM}/users/student-1/stream-state"

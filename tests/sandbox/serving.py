@@ -3,6 +3,7 @@
 import json
 import threading
 
+from tests.sandbox.board import living_board, populate
 from tests.sandbox.demonstration import CLASSROOM, ROOM
 from tests.sandbox.functions import INVOKE_PREFIX, REGION
 from tests.sandbox.stack import Sandbox
@@ -10,9 +11,15 @@ from tests.sandbox.stack import Sandbox
 
 def serve(sandbox: Sandbox) -> int:
     """Print what to try, and wait for Ctrl-C."""
-    sandbox.simulator.push_to = sandbox.callback_url
-    for user, media in CLASSROOM.items():
-        sandbox.simulator.publish(ROOM, user, *media)
+    populate(sandbox)
+    with living_board(sandbox) as board:
+        describe(sandbox, board)
+        threading.Event().wait()
+    return 0
+
+
+def describe(sandbox: Sandbox, board: str) -> None:
+    """Print the addresses, and lines to paste."""
     targets = json.dumps({"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]})
     queued = json.dumps({"room_id": ROOM, "user_id": "teacher", "deliver": "queue"})
     receive = json.dumps({"QueueUrl": sandbox.queue_url, "MaxNumberOfMessages": 10})
@@ -22,6 +29,7 @@ def serve(sandbox: Sandbox) -> int:
     print(
         f"""The sandbox is running. In the room {ROOM} are {", ".join(CLASSROOM)}.
 
+  Board                 {board}   (open it: rooms with users who come and go, with a switch for each state)
   HTTP API              {sandbox.api_url}   (IAM is not checked here: a deployed one answers signed requests only)
   REST API (payload 1)  {sandbox.rest_api_url}
   RTC simulator         {sandbox.simulator.url}
@@ -46,5 +54,3 @@ Read the queue:
 Ctrl-C stops everything.""",
         flush=True,
     )
-    threading.Event().wait()
-    return 0

@@ -222,8 +222,9 @@ class Simulator(LoopbackServer):
         self._arrived: defaultdict[str, deque[float]] = defaultdict(deque)
         self._granted: defaultdict[str, deque[float]] = defaultdict(deque)
         self._lock = threading.RLock()
-        # The address that callback events are sent to, if any.
+        # The address that callback events are sent to, if any, and the last events by room and user.
         self.push_to: str | None = None
+        self.pushed: dict[tuple[str, str | None], str] = {}
         super().__init__(self._answer)
 
     @property
@@ -259,6 +260,10 @@ class Simulator(LoopbackServer):
             )
         return users[user_id]
 
+    def published(self, room_id: str, user_id: str, app_id: str | None = None) -> set[str] | None:
+        """What a user publishes; None if the user is not there."""
+        return self._rooms.get((app_id or self.app_ids[0], room_id), {}).get(user_id)
+
     def leave(self, room_id: str, user_id: str, app_id: str | None = None, reason: str = "userLeave") -> None:
         """Let a user leave; the room ends with its last user."""
         with self._lock:
@@ -291,6 +296,7 @@ class Simulator(LoopbackServer):
             data["DeviceType"] = connection.device if connection else "web"
         fields = {"EventType": kind, "EventData": json.dumps(data), "AppId": app_id or self.app_ids[0]}
         event = signed(fields | {"EventId": secrets.token_hex(16), "Version": "2020-12-01", "Nonce": "aaBc"})
+        self.pushed[data["RoomId"], data.get("UserId")] = event
         with requests.Session() as session:
             # Proxies of the environment are ignored: this must not leave the machine.
             session.trust_env = False

@@ -65,7 +65,14 @@ ENVIRONMENT = {
 }
 EVENTS = Path(__file__).parents[2] / "events"
 
-_OPERATORS = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "begins_with": str.startswith,
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 type Item = dict[str, Any]
 type Key = tuple[str, str]
@@ -169,7 +176,7 @@ class MemoryTable:
 
     def __init__(self) -> None:
         self.items: dict[str, dict[str, Item]] = defaultdict(dict)
-        self.max_query_items = 1_000
+        self.max_query_items = self.max_scan_items = 1_000
 
     def get_item(self, *, Key: Item, TableName: str, ConsistentRead: bool = False) -> Any:
         item = self._item(Key)
@@ -236,6 +243,18 @@ class MemoryTable:
         # As DynamoDB does, also if nothing comes after the last item of a full page.
         return answer | ({"LastEvaluatedKey": {n: page[-1][n] for n in ("pk", "sk")}} if len(page) == limit else {})
 
+    def scan(self, *, FilterExpression: str, ExpressionAttributeValues: Item, **more: Any) -> Any:
+        start = more.get("ExclusiveStartKey", {"pk": {"S": ""}, "sk": {"S": ""}})
+        last = start["pk"]["S"], start["sk"]["S"]
+        keys = sorted((pk, sk) for pk, partition in self.items.items() for sk in partition if (pk, sk) > last)
+        page = [self.items[pk][sk] for pk, sk in keys[: min(more["Limit"], self.max_scan_items)]]
+        names = more["ProjectionExpression"].split(", ")
+        shown = [item for item in page if _holds(FilterExpression, item, ExpressionAttributeValues)]
+        end = (
+            {"LastEvaluatedKey": {name: page[-1][name] for name in ("pk", "sk")}} if page and keys[len(page) :] else {}
+        )
+        return {"Items": [{name: item[name] for name in names} for item in shown], **end}
+
     def _undelivered(self, condition: str, values: Item, more: Mapping[str, Any]) -> Any:
         items = [item for partition in self.items.values() for item in partition.values()]
         listed = [item for item in items if {"undelivered", "deliver_after"} <= item.keys()]
@@ -284,7 +303,8 @@ def _holds(condition: str, item: Item, values: Item, names: Mapping[str, str] | 
 def _compiled(condition: str) -> CodeType:
     """A condition as Python: the truth campaign checks some of them a million times."""
     python = re.sub(r"attribute_(not_)?exists\(([#\w]+)\)", lambda m: f"{'not ' * bool(m[1])}has('{m[2]}')", condition)
-    python = re.sub(r"([#\w]+) ([<>=]+) (:\w+)", r"compare('\1', '\2', '\3')", python)
+    python = re.sub(r"(begins_with)\((\w+), (:\w+)\)", r"\2 \1 \3", python)
+    python = re.sub(r"([#\w]+) ([<>=]+|begins_with) (:\w+)", r"compare('\1', '\2', '\3')", python)
     return compile(python.replace(" AND ", " and ").replace(" OR ", " or "), "condition", "eval")
 
 

@@ -262,6 +262,12 @@ def test_the_dashboard_shows_every_alarm(template: Template) -> None:
     assert sorted(shown) == sorted(f"{name}.Arn" for name in alarms(template))
 
 
+def test_the_dashboard_shows_the_board(template: Template) -> None:
+    (board,) = (widget["properties"] for widget in widgets(template) if widget["type"] == "custom")
+
+    assert (board["endpoint"], board["params"], board["updateOn"]["refresh"]) == ("BoardFunction.Arn", {}, True)
+
+
 def test_the_lines_of_widgets_are_the_limit_and_the_alarms_threshold() -> None:
     template = Template(RtcQps="7")
     drawn = [widget["properties"].get("annotations", {}).get("horizontal", []) for widget in widgets(template)]
@@ -284,7 +290,8 @@ def test_no_widget_lies_on_another(template: Template) -> None:
 
 def test_every_dead_letter_queue_and_every_function_has_its_alarms(template: Template) -> None:
     queues = {name for name in template.of_type("AWS::SQS::Queue") if name.endswith("DeadLetterQueue")}
-    functions = set(template.of_type("AWS::Lambda::Function"))
+    # Whoever looks at the board sees that it failed.
+    functions = template.of_type("AWS::Lambda::Function").keys() - {"BoardFunction"}
 
     watched = {(name, value) for _, name, dimensions in in_alarms(template) for value in dimensions.values()}
     assert watched >= {("ApproximateNumberOfMessagesVisible", f"{queue}.QueueName") for queue in queues}

@@ -36,6 +36,11 @@ WITHOUT_CALLBACKS: Listed = {
         "StateTable.Arn": f"{MERGE} Query",
         "StateTable.Arn/index/Undelivered": "dynamodb: Query",
     },
+    "BoardFunctionRole": {
+        "*": SEND_TRACES,
+        "FunctionLogGroup.Arn": WRITE_LOG,
+        "StateTable.Arn": "dynamodb: BatchGetItem GetItem Query Scan",
+    },
     "SweepScheduleRole": {"ScheduleDeadLetterQueue.Arn": SEND, "SweepFunctionAliaslive": "lambda: InvokeFunction"},
     "WaitForStreamRole": {
         "*": f"{SEND_TRACES} GetSamplingRules GetSamplingTargets logs: CreateLogDelivery DeleteLogDelivery "
@@ -68,11 +73,11 @@ OTHER_KEY = KEY.replace("1234abcd", "5678abcd")
 USE = "kms: Decrypt GenerateDataKey"
 USES = " via dynamodb, secretsmanager, sqs"
 WITH_KEY: Listed = {
-    **{f"{name}FunctionRole": {KEY + USES: USE} for name in ("Api", "Task", "Sweep")},
+    **{f"{name}FunctionRole": {KEY + USES: USE} for name in ("Api", "Board", "Task", "Sweep")},
     "SweepScheduleRole": {f"{KEY} via sqs": USE},
 }
 USES_OTHER_KEY: Listed = {
-    f"{name}FunctionRole": {OTHER_KEY + USES: USE} for name in ("Api", "Callback", "Task", "Sweep")
+    f"{name}FunctionRole": {OTHER_KEY + USES: USE} for name in ("Api", "Board", "Callback", "Task", "Sweep")
 }
 CALLBACKS_WITH_KEY: Listed = {**WITH_KEY, "CallbackFunctionRole": {KEY + USES: USE}}
 IN_VPC = {

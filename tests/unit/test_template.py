@@ -319,7 +319,7 @@ def test_no_partition_fails_the_template(partition: str, console: str) -> None:
 def test_settings_reach_the_functions() -> None:
     found = environments(Template(EnableCallbacks="true", AutoWatch="true", RtcQuery="off"))
 
-    assert len(found) == 4
+    assert len(found) == 5
     # Every function sends rechecks, and the callback function asks the vendor on one.
     common = {
         "CALLBACK_RETRY_QUEUE_URL": "CallbackRetryQueue",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.adapters import aws
+from stream_state.adapters.table import Table, key_of
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
 from stream_state.observability import logger, record
@@ -75,8 +76,7 @@ class RateLimiter:
         main: "RateLimiter | None" = None,
     ) -> None:
         self._client = client
-        key = {"pk": {"S": "limiter"}, "sk": {"S": name}}
-        self._item: Mapping[str, Any] = {"TableName": settings.table_name, "Key": key}
+        self._item: Mapping[str, Any] = {"TableName": settings.table_name, "Key": _key(name)}
         self._function, self._clock, self._main = function, clock, main
         self._is_patient = function in {"sweep", "callback"}
         qps, self._burst = OWN_LIMITS.get(name.partition("#")[0], (settings.rtc_qps, settings.rtc_burst))
@@ -266,6 +266,16 @@ def rate_limiters(settings: Settings, function: Function) -> Callable[[str], Rat
     main = RateLimiter(client, settings, function)
     own = cache(lambda name: RateLimiter(client, settings, function, name=name, main=main))
     return lambda name: main if name == MAIN else own(name)
+
+
+def _key(name: str) -> dict[str, Any]:
+    return key_of("limiter", name)
+
+
+def reserved_until(table: Table) -> tuple[float, float]:
+    """Until when slots are reserved, and until when calls are on hold, in seconds since 1970."""
+    item = table.call("get_item", Key=_key(MAIN)).get("Item", {})
+    return _number(item, "next_us") / 1_000_000, _number(item, "hold_until")
 
 
 def _number(item: Mapping[str, Any], name: str) -> int:

@@ -26,6 +26,7 @@ def item_of(record: StateRecord, expires_at: int, listed_after_ms: int | None) -
         "is_room_end_read": record.is_room_end_read,
         "recheck_at_ms": record.recheck_at_ms,
         "has_waits": record.has_waits,
+        "changed_at_ms": record.changed_at_ms,
         "expires_at": expires_at,
     }
     if listed_after_ms is not None:
@@ -45,6 +46,7 @@ def record_of(target: Target, item: Item, skew_ms: int) -> StateRecord:
         item["is_room_end_read"]["BOOL"],
         int(item["recheck_at_ms"]["N"]),
         item["has_waits"]["BOOL"],
+        int(item["changed_at_ms"]["N"]),
         skew_ms,
     )
 

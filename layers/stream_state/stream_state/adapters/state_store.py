@@ -23,6 +23,7 @@ from stream_state.adapters.table import (
     BACKOFF_SECONDS,
     MAX_BATCH_KEYS,
     MAX_TRIES,
+    PAGE_ITEMS,
     ConditionFailed,
     Item,
     Page,
@@ -207,9 +208,11 @@ class StateStore:
                     records[target] = record
         return records
 
-    def room(self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False) -> Page[StateRecord]:
+    def room(
+        self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False, most: int = PAGE_ITEMS
+    ) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
-        items, next_key = self._table.query(partition(app_id, room_id), after, consistent=to_merge)
+        items, next_key = self._table.query(partition(app_id, room_id), after, consistent=to_merge, most=most)
         records = [self._record(target_of(item), item) for item in items if to_merge or self._table.is_alive(item)]
         return Page([record for record in records if to_merge or record.observations], next_key)
 

@@ -103,7 +103,13 @@ class Table:
         raise unavailable("part of a batch was left undone")
 
     def query(
-        self, partition: str, after: str | None, last: str | None = None, *, consistent: bool = False
+        self,
+        partition: str,
+        after: str | None,
+        last: str | None = None,
+        *,
+        consistent: bool = False,
+        most: int = PAGE_ITEMS,
     ) -> tuple[list[Item], str | None]:
         """A page of a partition's items, expired ones too, up to the key `last`, and the key it ends with."""
         start: dict[str, Any] = {"ExclusiveStartKey": key_of(partition, after)} if after else {}
@@ -112,7 +118,7 @@ class Table:
             "query",
             KeyConditionExpression="pk = :pk AND sk <= :last" if last else "pk = :pk",
             ExpressionAttributeValues=attributes(values),
-            Limit=PAGE_ITEMS,
+            Limit=most,
             ConsistentRead=consistent,
             **start,
         )

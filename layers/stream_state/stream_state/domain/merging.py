@@ -24,6 +24,7 @@ class StateRecord:
     record has expired and is made again. `revision` counts the writes; 0: not written yet. `is_room_end_read`: whether
     the end of the room was read since the record was first written. `recheck_at_ms`: when the last recheck is due.
     `has_waits`: workflows may wait for the target.
+    `changed_at_ms`: when the values last changed in the table.
     """
 
     target: Target
@@ -35,6 +36,7 @@ class StateRecord:
     is_room_end_read: bool = False
     recheck_at_ms: int = 0
     has_waits: bool = False
+    changed_at_ms: int = 0
     skew_ms: int = SKEW_MS
 
     @cached_property
@@ -50,12 +52,12 @@ class StateRecord:
     @property
     def last_event_ms(self) -> int:
         """The time of the latest callback event, by the vendor's clock; 0 without any."""
-        return max((mark.at_ms for kind, mark in self.observations.items() if not _is_of_query(kind)), default=0)
+        return max((mark.at_ms for kind, mark in self.observations.items() if not is_of_query(kind)), default=0)
 
     @property
     def asked_at_ms(self) -> int:
         """When the vendor was last asked; 0 if never."""
-        return max((mark.at_ms for kind, mark in self.observations.items() if _is_of_query(kind)), default=0)
+        return max((mark.at_ms for kind, mark in self.observations.items() if is_of_query(kind)), default=0)
 
     def merged(self, observations: Observations, now_ms: int) -> "Merge":
         """The record with more observations."""
@@ -67,9 +69,11 @@ class StateRecord:
         if not self.sequence:
             # A new target of which nothing is known has no change to deliver.
             delivered_sequence = 0 if merged.state.is_known else now_ms
-            return Merge(self, replace(merged, sequence=now_ms, delivered_sequence=delivered_sequence))
-        is_changed = merged.state.values != self.state.values
-        return Merge(self, replace(merged, sequence=self.sequence + is_changed))
+            first = replace(merged, sequence=now_ms, delivered_sequence=delivered_sequence, changed_at_ms=now_ms)
+            return Merge(self, first)
+        if merged.state.values == self.state.values:
+            return Merge(self, merged)
+        return Merge(self, replace(merged, sequence=self.sequence + 1, changed_at_ms=now_ms))
 
     def with_delivery(self, values: Mapping[str, bool | None], sequence: int) -> Self:
         """The record after the delivery of the values of a sequence."""
@@ -110,7 +114,7 @@ class Merge:
         """Whether the merge reversed a value, and callback events have described the target."""
         values = self.after.state.values
         is_turned = any({was, values[name]} == {True, False} for name, was in self.before.state.values.items())
-        return is_turned and any(not _is_of_query(kind) for kind in self.after.observations)
+        return is_turned and any(not is_of_query(kind) for kind in self.after.observations)
 
 
 def _kept_as(kind: str, mark: Mark) -> str:
@@ -118,7 +122,8 @@ def _kept_as(kind: str, mark: Mark) -> str:
     return f"{kind}@{mark.device}" if mark.device and is_end_of_connection(kind) else kind
 
 
-def _is_of_query(kind: str) -> bool:
+def is_of_query(kind: str) -> bool:
+    """Whether observations of a kind come from queries, not from callback events."""
     return kind in _QUERY_KINDS or kind.endswith(".query")
 
 

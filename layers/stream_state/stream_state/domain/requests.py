@@ -1,4 +1,4 @@
-"""The events of the task and of the sweep, parsed whole before anything is called."""
+"""The events of the task, of the sweep and of the board, parsed whole before anything is called."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +10,8 @@ from stream_state.domain.waits import Wait, WaitCondition
 
 MAX_TARGETS = 100
 MAX_SWEEP_TARGETS = 5_000
+# Room for the longest place on the board: its kind, an AppId and a RoomId.
+MAX_TEXT_LENGTH = 300
 _TARGET_FIELDS = frozenset({"app_id", "room_id", "user_id"})
 
 
@@ -78,6 +80,48 @@ class SweepRequest:
         if emit not in ("all", "changes"):
             raise invalid("emit", "must be all or changes")
         return cls(targets, emit == "all")
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRequest:
+    """A page of the board, which begins at the place `after` that the page before gave.
+
+    With `app_id` it shows the room of the name `room` alone, else the rooms whose names hold the text `room`.
+    """
+
+    app_id: str = ""
+    room: str = ""
+    after: str = ""
+    theme: str = ""
+
+    @classmethod
+    def parse(cls, event: object) -> Self:
+        """The request in an event of a CloudWatch custom widget; what was typed counts if no click says otherwise.
+
+        Raises `InvalidRequest`.
+        """
+        request = parse_object(event, {"app_id", "room", "after", "widgetContext"}, "the event")
+        context = _object(request.get("widgetContext", {}), "widgetContext")
+        forms = _object(context.get("forms", {}), "widgetContext.forms")
+        typed = _object(forms.get("all", {}), "widgetContext.forms.all")
+        values = {"room": typed.get("room", ""), **request}
+        app_id, room, after = (_short_text(values.get(name, ""), name) for name in ("app_id", "room", "after"))
+        if after and not app_id and after.partition("#")[0] not in ("watched", "known"):
+            raise invalid("after", "must be a place that the board has given")
+        return cls(app_id, room.strip(), after, context.get("theme", ""))
+
+
+def _object(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise invalid(where, "must be an object")
+    return value
+
+
+def _short_text(value: object, where: str) -> str:
+    # The table takes no half of a surrogate pair, which JSON can hold.
+    if not isinstance(value, str) or len(value) > MAX_TEXT_LENGTH or value != value.encode(errors="ignore").decode():
+        raise invalid(where, f"must be Unicode text of at most {MAX_TEXT_LENGTH} characters")
+    return value
 
 
 def _detail(event: Mapping[str, Any]) -> object:

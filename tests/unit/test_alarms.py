@@ -265,7 +265,7 @@ def test_the_dashboard_shows_every_alarm(template: Template) -> None:
 def test_the_dashboard_shows_the_board(template: Template) -> None:
     (board,) = (widget["properties"] for widget in widgets(template) if widget["type"] == "custom")
 
-    assert (board["endpoint"], board["params"], board["updateOn"]["refresh"]) == ("BoardFunction.Arn", {}, True)
+    assert (board["endpoint"], board["params"], board["updateOn"]["refresh"]) == ("BoardFunctionAliaslive", {}, True)
 
 
 def test_the_lines_of_widgets_are_the_limit_and_the_alarms_threshold() -> None:

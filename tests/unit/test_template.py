@@ -39,7 +39,7 @@ CALLBACK_OUTPUTS = {
 OF_GRADUAL_DEPLOYMENT = {
     "DeploymentRole",
     "ServerlessDeploymentApplication",
-    *(f"{function}FunctionDeploymentGroup" for function in ("Api", "Callback", "Sweep", "Task")),
+    *(f"{function}FunctionDeploymentGroup" for function in ("Api", "Board", "Callback", "Sweep", "Task")),
 }
 DOMAINS = {
     "DomainName": "state.example.com",
@@ -86,7 +86,7 @@ def test_callback_events_change_the_other_parts_only_as_listed(template: Templat
     # The API and its stage are not among them: switching events off takes nothing from either.
     assert changed == {
         # Every function gets the retry queue's address, and the permission to send rechecks to it.
-        **{f"{name}Function": ["Environment"] for name in ("Api", "Sweep", "Task")},
+        **{f"{name}Function": ["Environment"] for name in ("Api", "Board", "Sweep", "Task")},
         "FunctionPolicy": ["PolicyDocument"],
         # The callback function wakes who waits, and a wait asks less often.
         "WakePolicy": ["Roles"],
@@ -216,6 +216,8 @@ def test_everything_invokes_the_alias(template: Template) -> None:
         *(schedule["Target"]["Arn"] for schedule in template.of_type("AWS::Scheduler::Schedule").values()),
         template.outputs["TaskFunctionArn"]["Value"],
         template.outputs["SweepFunctionArn"]["Value"],
+        # The dashboard's widget.
+        "BoardFunctionAliaslive",
     ]
     assert set(invoked) == aliases.keys()
     # The settings of asynchronous invocations belong to what is invoked.
@@ -278,7 +280,13 @@ def test_concurrent_executions_are_reserved_only_if_asked() -> None:
         name: properties.get("ReservedConcurrentExecutions")
         for name, properties in limited.of_type("AWS::Lambda::Function").items()
     }
-    assert reserved == {"ApiFunction": None, "CallbackFunction": "50", "SweepFunction": None, "TaskFunction": "20"}
+    assert reserved == {
+        "ApiFunction": None,
+        "BoardFunction": None,
+        "CallbackFunction": "50",
+        "SweepFunction": None,
+        "TaskFunction": "20",
+    }
     for properties in free.of_type("AWS::Lambda::Function").values():
         assert "ReservedConcurrentExecutions" not in properties
 

@@ -90,7 +90,7 @@ def long() -> list[Row]:
     swept = sweep.throughput(TARGETS, QPS)
     limited = rate_limiter.measure(rate_limiter.Course())
     waits = limited.of("api").waits_seconds
-    received = callbacks.over_http(table(in_memory), 3_000, 200)
+    received = callbacks.measure_over_http(table(in_memory), 3_000, 200)
     return [
         (f"Sweep of {TARGETS:,} users at {QPS}/s, s (floor: users / rate)",
          {OURS: swept["duration_seconds"], FLOOR: TARGETS / QPS}, "{:.1f}"),

@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,23 @@ def measure(table: Table, count: int, users: int) -> Outcome:
     return Outcome(seconds, processor_seconds, len(queue.messages))
 
 
-def over_http(server: AbstractContextManager[str], count: int, users: int) -> Outcome:
-    """Measure with a real client, on one core; the server has started before and may have the others."""
+@contextmanager
+def over_http(server: AbstractContextManager[str]) -> Iterator[Table]:
+    """A table with a real client, used on one core; the server has started before and may have the others."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     with server as url, patch.dict(os.environ, {**AWS, "AWS_ENDPOINT_URL": url}):
         if cores:
             os.sched_setaffinity(0, {min(cores)})
         settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "TABLE_NAME": TABLE})
-        outcome = measure(Table.from_settings(settings, read_timeout_seconds=0.5), count, users)
+        yield Table.from_settings(settings, read_timeout_seconds=0.5)
     if cores:
         os.sched_setaffinity(0, cores)
-    return outcome
+
+
+def measure_over_http(server: AbstractContextManager[str], count: int, users: int) -> Outcome:
+    """Measure with such a table."""
+    with over_http(server) as table:
+        return measure(table, count, users)
 
 
 def main() -> int:
@@ -113,8 +119,8 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=200)
     asked = parser.parse_args()
     memory: Any = MemoryTable()
-    print(f"moto's DynamoDB:     {over_http(table(moto), asked.events, asked.users)}")
-    fast = over_http(table(in_memory), asked.events, asked.users)
+    print(f"moto's DynamoDB:     {measure_over_http(table(moto), asked.events, asked.users)}")
+    fast = measure_over_http(table(in_memory), asked.events, asked.users)
     print(f"A faster table:      {fast}")
     print(f"In memory, no boto3: {measure(Table(memory, MEMORY), asked.events, asked.users)}")
     print(f"Load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")

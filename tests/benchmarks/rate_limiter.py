@@ -24,7 +24,7 @@ from stream_state.adapters import aws  # noqa: E402 - after the path to the pack
 from stream_state.adapters.rate_limiter import MAIN, OWN_LIMITS, Function, RateLimiter  # noqa: E402 - as above
 from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
-from tests.benchmarks.table import AWS, SPAWN, TABLE, moto, table  # noqa: E402 - as above
+from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, moto, table  # noqa: E402 - as above
 
 DELAY_SECONDS = (0.020, 0.250)
 LOOKUPS_PER_SECOND = 5
@@ -38,6 +38,7 @@ class Tally:
     function: Function
     counts: Counter[str] = field(default_factory=Counter)
     waits_seconds: list[float] = field(default_factory=list)
+    refusals_seconds: list[float] = field(default_factory=list)
     slots: list[float] = field(default_factory=list)
 
 
@@ -45,14 +46,16 @@ class Tally:
 class Course:
     """Processes that run side by side: sweeps with lookups now and then, or, if `callers` is set, only callers.
 
-    The callers are threads of as many processes; each asks again as soon as it has its answer or may come back. `item`
-    is that of GetUserStreamState, or of a call with a rate of its own.
+    The callers are threads of as many processes; each asks again as soon as it has its answer or may come back. They
+    share the rate limiter of their process, or each has one, as the instances of a function do. `item` is that of
+    GetUserStreamState, or of a call with a rate of its own.
     """
 
     seconds: float = 60
     sweeps: int = 8
     threads: int = 8
     callers: int = 0
+    instances: bool = False
     qps: float = 50
     burst: int = 5
     item: str = MAIN
@@ -79,6 +82,7 @@ class Outcome:
             if tally.function in functions:
                 total.counts += tally.counts
                 total.waits_seconds += tally.waits_seconds
+                total.refusals_seconds += tally.refusals_seconds
                 total.slots += tally.slots
         return total
 
@@ -133,15 +137,19 @@ class Caller:
         self.tally = Tally(function)
         self._course = course
         client = aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
-        main = RateLimiter(client, settings, function)
-        is_main = course.item == MAIN
-        self._limiter = main if is_main else RateLimiter(client, settings, function, name=course.item, main=main)
+        self._client, self._settings = client, settings
+        self._limiter = self._make_limiter()
         self._port = port
-        self._connections = threading.local()
+        self._own = threading.local()
         # The first request of a client takes its preparations along; a measured second must not.
         client.get_item(TableName=TABLE, Key={"pk": {"S": "warm"}, "sk": {"S": "up"}})
         client.meta.events.register("before-call.dynamodb", lambda model, **_: self.tally.counts.update([model.name]))
         client.meta.events.register("after-call.dynamodb", self._count_answer)
+
+    def _make_limiter(self) -> RateLimiter:
+        function, item = self.tally.function, self._course.item
+        main = RateLimiter(self._client, self._settings, function)
+        return main if item == MAIN else RateLimiter(self._client, self._settings, function, name=item, main=main)
 
     def run(self) -> None:
         """Call for as long as the course says."""
@@ -165,6 +173,8 @@ class Caller:
             self._call(end)
 
     def _ask(self, end: float) -> None:
+        if self._course.instances:
+            self._own.limiter = self._make_limiter()
         while time.monotonic() < end:
             time.sleep(self._call(time.monotonic() + PATIENCE_SECONDS))
 
@@ -172,17 +182,18 @@ class Caller:
         """Make one call; the seconds after which to come back."""
         started = time.monotonic()
         try:
-            self._limiter.acquire(deadline)
+            getattr(self._own, "limiter", self._limiter).acquire(deadline)
         except QuotaExceeded as error:
             self.tally.counts["refused"] += 1
+            self.tally.refusals_seconds.append(time.monotonic() - started)
             return error.retry_after or 0
         self.tally.slots.append(time.time())
         self.tally.waits_seconds.append(time.monotonic() - started)
-        if not hasattr(self._connections, "file"):
-            self._connections.file = socket.create_connection(("127.0.0.1", self._port)).makefile("rwb")
-        self._connections.file.write(b"call\n")
-        self._connections.file.flush()
-        self._connections.file.readline()
+        if not hasattr(self._own, "file"):
+            self._own.file = socket.create_connection(("127.0.0.1", self._port)).makefile("rwb")
+        self._own.file.write(b"call\n")
+        self._own.file.flush()
+        self._own.file.readline()
         return 0
 
     def _count_answer(self, http_response: Any, **_: object) -> None:
@@ -205,7 +216,8 @@ def measure(course: Course) -> Outcome:
         ["api" for _ in range(course.sweeps - 1)] if course.callers else ["sweep" for _ in range(course.sweeps)]
     )
     start, tallies = SPAWN.Barrier(len(functions)), SPAWN.Queue()
-    with table(moto) as url:
+    # Moto does not bear so many connections.
+    with table(in_memory if course.instances else moto) as url:
         processes = [
             SPAWN.Process(target=_work, args=(course, function, url, service.port, start, tallies), daemon=True)
             for function in functions
@@ -233,7 +245,7 @@ def report(outcome: Outcome) -> str:
     """The figures, one a line."""
     course, api, sweep, total = outcome.course, outcome.of("api"), outcome.of("sweep"), outcome.of("api", "sweep")
     lines = {
-        "Course": f"{course.callers} callers in {course.sweeps} processes"
+        "Course": f"{course.callers} {'instances' if course.instances else 'callers'} in {course.sweeps} processes"
         if course.callers
         else f"{course.sweeps} sweeps and one process with {LOOKUPS_PER_SECOND} lookups a second",
         "Rate": f"{course.seconds:.0f} s, {course.item}: {course.qps:g} a second, burst {course.burst}",
@@ -242,7 +254,7 @@ def report(outcome: Outcome) -> str:
         "Share of the rate that was used": f"{outcome.share:.1%}",
         "Wait of api callers": f"p50 {percentile(api.waits_seconds, 0.5) * 1000:.0f} ms, "
         f"p99 {percentile(api.waits_seconds, 0.99) * 1000:.0f} ms, of {len(api.slots)}",
-        "Api callers refused": f"{api.counts['refused']}",
+        "Api callers refused": f"{api.counts['refused']}, after {max(api.refusals_seconds, default=0):.1f} s at most",
         "Writes for a slot": f"{total.counts['UpdateItem'] / len(total.slots):.2f}",
         "Writes denied": f"{total.counts['denials']}",
         "Reads": f"{total.counts['GetItem']}",
@@ -263,6 +275,7 @@ def main() -> int:
     parser.add_argument("--sweeps", type=int, default=Course.sweeps, help="processes")
     parser.add_argument("--threads", type=int, default=Course.threads, help="of each sweep")
     parser.add_argument("--callers", type=int, default=Course.callers, help="threads of api, in place of sweeps")
+    parser.add_argument("--instances", action="store_true", help="a rate limiter for each caller")
     parser.add_argument("--qps", type=float, default=Course.qps)
     parser.add_argument("--burst", type=int, default=Course.burst)
     parser.add_argument("--item", default=MAIN, help=f"rtc, or with a rate of its own: {', '.join(OWN_LIMITS)}#APP")

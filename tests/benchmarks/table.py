@@ -54,12 +54,13 @@ def moto(urls: Any) -> None:
 
 
 def in_memory(urls: Any) -> None:
-    """Serve as much of DynamoDB's protocol as the project uses, with a table in memory, and a queue that takes all."""
+    """Serve what the project uses of DynamoDB, with a table in memory, and a queue and workflows that take all."""
     from tests.unit.fakes import FakeQueue
     from tests.unit.memory import MemoryTable
 
     memory: Any = MemoryTable()
     memory.send_message_batch = FakeQueue().send_message_batch
+    memory.send_task_success = lambda **_: {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := (await read_head(reader)).decode():

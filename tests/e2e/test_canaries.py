@@ -196,7 +196,7 @@ def test_a_message_of_aws_is_not_shown(with_canaries: Sandbox, show: Callable[[]
 def test_an_execution_does_not_show_an_echo(with_canaries: Sandbox) -> None:
     with_canaries.simulator.fault = lambda exchange: message_echo
 
-    execution = with_canaries.wait_for_stream({**TARGET, "timeout_seconds": 5})
+    execution = with_canaries.wait_for_end(with_canaries.start_wait({**TARGET, "timeout_seconds": 5}))
 
     history = with_canaries.client("stepfunctions").get_execution_history(executionArn=execution["executionArn"])
     shown = f"{execution}{history}{with_canaries.logs}"

@@ -18,6 +18,7 @@ from tests.unit.widget import Widget
 FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
 OF_BOARD = [name for name in EXPECTED if name.startswith("board/")]
 CALLBACK_EVENTS = [name for name in EXPECTED if name.startswith("callback/")]
+ROUND = "task/round.json"
 # Those about watches and rooms, in an order in which each finds something: the status, and the users in the answer.
 WATCHES = {
     "api/put-room-watch-http-api.json": (200, [None]),
@@ -67,7 +68,9 @@ def test_every_sample_event_is_listed() -> None:
     assert {str(file.relative_to(EVENTS)) for file in EVENTS.glob("*/*.json")} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in {*CALLBACK_EVENTS, *WATCHES, *OF_BOARD}])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPECTED if name not in {*CALLBACK_EVENTS, *WATCHES, *OF_BOARD, ROUND}]
+)
 def test_a_sample_event_is_answered(classroom: Sandbox, conforms: Conforms, name: str) -> None:
     answered, queued = EXPECTED[name]
     folder = name.partition("/")[0]
@@ -116,6 +119,20 @@ def test_the_samples_about_watches_and_rooms_are_answered(classroom: Sandbox, ht
         found = body.get("watches") or body.get("results", [body])
         assert (answer["statusCode"], [entry.get("user_id") for entry in found]) == (status, users), name
     assert [watch["user_id"] for watch in http.get("/watches").body["watches"]] == ["student-2"]
+
+
+def test_the_sample_of_a_round_is_answered_by_its_token(classroom: Sandbox, conforms: Conforms) -> None:
+    answers: list[Any] = []
+    classroom.aws.intercept = lambda operation, call: answers.append(call) if "SendTaskSuccess" in operation else None
+
+    invocation = classroom.invoke("TaskFunction", sample(ROUND))
+
+    assert (invocation.error, invocation.payload, len(classroom.simulator.arrivals)) == (None, {}, 1)
+    (answer,) = answers
+    assert answer["taskToken"] == sample(ROUND)["token"]
+    document = json.loads(answer["output"])
+    assert document.pop("holds") is True
+    conforms("answer", document)
 
 
 @pytest.mark.parametrize("name", CALLBACK_EVENTS)

@@ -1,7 +1,6 @@
 """Operation without the vendor's action, withdrawn or not to be called: by callback events, and by presence calls."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -78,13 +77,10 @@ def test_a_sweep_of_given_targets_delivers_their_records(on_stage: Sandbox, way:
 
 
 def test_an_execution_waits_for_an_event(on_stage: Sandbox) -> None:
-    def switch_camera_on() -> None:
-        time.sleep(1.5)
-        on_stage.simulator.publish(STAGE, "host", "Audio", "Video")
-
-    execution = on_stage.wait_for_stream(
-        {**HOST, **WAIT, "medium": "video"}, threading.Thread(target=switch_camera_on).start
-    )
+    waiting = on_stage.start_wait({**HOST, **WAIT, "medium": "video"})
+    time.sleep(1.5)
+    on_stage.simulator.publish(STAGE, "host", "Audio", "Video")
+    execution = on_stage.wait_for_end(waiting)
 
     assert execution["status"] == "SUCCEEDED", execution
     answer: dict[str, Any] = json.loads(execution["output"])
@@ -92,16 +88,16 @@ def test_an_execution_waits_for_an_event(on_stage: Sandbox) -> None:
 
 
 def test_an_execution_waits_until_the_host_leaves_and_the_room_ends(on_stage: Sandbox) -> None:
-    off = {**HOST, **WAIT, "publishing": False}
-
-    execution = on_stage.wait_for_stream(off, lambda: on_stage.simulator.leave(STAGE, "host"))
+    waiting = on_stage.start_wait({**HOST, **WAIT, "publishing": False})
+    on_stage.simulator.leave(STAGE, "host")
+    execution = on_stage.wait_for_end(waiting)
 
     assert execution["status"] == "SUCCEEDED", execution
     assert json.loads(execution["output"])["publishing"] is False
 
 
 def test_an_execution_for_a_user_of_whom_there_was_no_event(world: Sandbox, way: str) -> None:
-    execution = world.wait_for_stream({**STRANGER, "interval_seconds": 1, "timeout_seconds": 2})
+    execution = world.wait_for_end(world.start_wait({**STRANGER, "interval_seconds": 1, "timeout_seconds": 2}))
 
     # "Not yet" while no call is made; with a withdrawn action the user's state cannot come.
     expected = "RtcActionRetired" if way == "withdrawn" else "StreamStateTimeout"

@@ -14,6 +14,7 @@ from tests.integration.faults import (
     ALWAYS,
     ASKING,
     ECHO,
+    EVERY,
     FEW,
     LONG,
     NAMES,
@@ -66,6 +67,12 @@ FAILS: dict[str, dict[str, str]] = {
     "keep the lease": well("sweep watched"),
     "send": {"task": DF, "sweep given": DF, "sweep watched": f"{DF}|answer", "recheck": "item failure"} | KEPT,
     "ask for a recheck": well("leave"),
+    "register a wait": {"round": SU},
+    "mark the record of a wait": {"round": SU},
+    "take the mark away": well(*EVERY),
+    "find the waits": well(*EVERY),
+    "remove a wait": well(*EVERY),
+    "answer a wait": well(*EVERY),
 }
 
 
@@ -94,12 +101,14 @@ unanswered = hang(0, Pass(answered=False))
 
 def service(step: str) -> str:
     is_queue = step in {"send", "keep the event", "ask for a recheck"}
+    if step == "answer a wait":
+        return "Step Functions"
     return "SQS" if is_queue else "Secrets Manager" if "key" in step else "DynamoDB"
 
 
 def hang_seconds(step: str) -> float:
     """A little more than the client's time-out."""
-    return {"send": 3.2, "read the keys": 2.2, "read the callback key": 2.2}.get(step, 1.15)
+    return {"answer a wait": 0.6, "send": 3.2, "read the keys": 2.2, "read the callback key": 2.2}.get(step, 1.15)
 
 
 THROTTLES = {"DynamoDB": "ProvisionedThroughputExceededException"}
@@ -129,7 +138,7 @@ AT_SOME_STEPS: dict[str, simulator.Fault] = {
     "JSON cut off": canned(200, b'{"Item": {'),
     "redirect": canned(302, b"", {"Location": f"http://127.0.0.1:1/{ECHO}"}),
 }
-SOME_STEPS = ("read the keys", "write the record", "send")
+SOME_STEPS = ("read the keys", "write the record", "send", "answer a wait")
 SHORT_OF_TIME = {"reserve a slot": 6.5}
 
 

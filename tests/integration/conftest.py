@@ -16,13 +16,14 @@ from stream_state.adapters.table import Table
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.adapters.watch_list import WatchList
 from stream_state.clock import CLOCK
-from stream_state.domain.requests import SweepRequest
+from stream_state.domain.requests import SweepRequest, TaskRequest
 from stream_state.domain.targets import Target
 from stream_state.services.callbacks import Callbacks
 from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
 from stream_state.services.sweep import Sweep
+from stream_state.services.waits import Waits
 from stream_state.settings import Settings
 from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
@@ -87,6 +88,14 @@ class Stack:
     def receive_event(self, text: str) -> None:
         """Receive a callback event, in an instance of its own."""
         receive(Callbacks.from_settings(self.settings), text)
+
+    def begin_round(self, event: object) -> None:
+        """Begin a round of a workflow that waits, in an instance of its own."""
+        store, request = self.store(), TaskRequest.parse(event, self.settings.rtc_app_ids)
+        (target,) = request.targets
+        assert isinstance(target, Target)
+        assert request.wait
+        Waits.from_lookup(self.lookup(store), store).begin_round(target, request.wait, soon())
 
     def consume(self) -> list[dict[str, Any]]:
         """Let the consumer take all messages that are there."""

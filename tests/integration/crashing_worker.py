@@ -58,7 +58,8 @@ def work(
 ) -> None:
     """Do what a function would do, up to the step `die_at`, a number or a name.
 
-    `mode` is given, watched, task, api, drain, or the text of a callback event; `ahead_seconds` is of the clock.
+    `mode` is given, watched, task, api, drain, the event of a wait's round, or the text of a callback event;
+    `ahead_seconds` is of the clock.
     """
     # The logs would stand among the results of the tests.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,5 +84,7 @@ def work(
             stack.run_sweep(*targets)
         case "watched":
             stack.run_sweep()
+        case event if '"wait_id"' in event:
+            stack.begin_round(json.loads(event))
         case event:
             stack.receive_event(event)

@@ -192,7 +192,8 @@ def to(service: str, *, kept: bool = False) -> Step:
 
     def matches(operation: str, call: Call) -> bool:
         is_of_table = "TableName" in call or "RequestItems" in call
-        called = "Secrets Manager" if operation == "GetSecretValue" else "DynamoDB" if is_of_table else "SQS"
+        called = {"GetSecretValue": "Secrets Manager", "SendTaskSuccess": "Step Functions"}.get(operation)
+        called = called or ("DynamoDB" if is_of_table else "SQS")
         return called == service and (call["kept"] or not kept)
 
     return matches
@@ -205,13 +206,19 @@ STEPS: dict[str, Step] = {
     "hold all calls": updates("hold_until = :until"),
     "read records to merge": of("BatchGetItem", '"ConsistentRead": true'),
     "read the end of the room": of("GetItem", '"room"'),
-    "write the record": of("PutItem"),
+    "write the record": of("PutItem", '"state#'),
     "mark the delivery": updates("delivered = :delivered"),
     "list undelivered changes": of("Query", "IndexName"),
     "read several records": of("BatchGetItem"),
     "read a room": of("Query", '"state#'),
     "write watches": of("BatchWriteItem"),
-    "delete a watch": of("DeleteItem"),
+    "delete a watch": of("DeleteItem", '"watch#'),
+    "register a wait": of("PutItem", '"wait#'),
+    "mark the record of a wait": updates("has_waits = :yes"),
+    "take the mark away": updates("has_waits = :no"),
+    "find the waits": of("Query", '"wait#'),
+    "remove a wait": of("DeleteItem", '"wait#'),
+    "answer a wait": of("SendTaskSuccess"),
     "read the watches": of("Query", '"watch#', without="Select"),
     "count the watches": of("Query", "COUNT"),
     "take the lease": updates("holder = :token"),

@@ -9,10 +9,12 @@ import pytest
 
 from stream_state.clock import CLOCK
 from stream_state.domain.requests import SweepRequest
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Medium, Target
+from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.services.callbacks import Callbacks
 from stream_state.services.lookup import Lookup
 from stream_state.services.sweep import Sweep
+from stream_state.services.waits import Waits
 from tests.integration.conftest import Stack, receive, soon
 from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import REPOSITORY
@@ -28,12 +30,20 @@ ROWS = {
     "list": "DynamoDB `Query` of undelivered changes",
     "send": "SQS `SendMessageBatch`",
 }
+WAIT_ROWS = {
+    "mark": "DynamoDB `UpdateItem` of the record's mark",
+    "wait PutItem": "DynamoDB `PutItem` of the wait",
+    "state": "DynamoDB `PutItem` of the state record",
+    "wait Query": "DynamoDB `Query` of the waits",
+    "wait DeleteItem": "DynamoDB `DeleteItem` of the wait",
+    "SendTaskSuccess": "Step Functions `SendTaskSuccess`",
+}
 
 
-def documented() -> dict[str, dict[str, str]]:
-    """The table of the document: by column, the cell of each row."""
+def documented(first: str = "HTTP lookup") -> dict[str, dict[str, str]]:
+    """A table of the document, the one with that first column: by column, the cell of each row."""
     text = (REPOSITORY / "docs" / "cost.md").read_text()
-    table = text[text.index("| request | HTTP lookup") :].split("\n\n")[0]
+    table = text[text.index(f"| request | {first}") :].split("\n\n")[0]
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
     return {column: {row[0]: row[number] for row in rows} for number, column in enumerate(head)}
 
@@ -44,6 +54,10 @@ def kind(operation: str, call: Mapping[str, Any]) -> str:
         return "limiter"
     if "delivered = " in call.get("UpdateExpression", ""):
         return "delivered"
+    if "has_waits" in call.get("UpdateExpression", "") and "delivered" not in call["UpdateExpression"]:
+        return "mark"
+    if "wait#" in str(call):
+        return f"wait {operation.partition('.')[2]}"
     name = "list" if "IndexName" in call else operation.partition(".")[2]
     return {"PutItem": "state", "BatchGetItem": "read", "SendMessageBatch": "send"}.get(name, name)
 
@@ -111,9 +125,9 @@ def test_a_swept_target_costs_what_is_documented(stack: Stack, counts: Counter[s
     assert sweep.run(GIVEN, soon(), soon())["unchanged"] == len(TARGETS)
     assert_as_documented("sweep, no change", counts, len(TARGETS))
 
-    # A sweep of the watch list reads its page, and writes the lease when it begins and when it ends.
+    # A sweep of the watch list reads a page of each partition, and writes the lease when it begins and when it ends.
     assert sweep.run(WATCHED, soon(), soon())["unchanged"] == len(TARGETS)
-    assert (counts.pop("Query"), counts.pop("UpdateItem")) == (1, 2)
+    assert (counts.pop("Query"), counts.pop("UpdateItem")) == (16, 2)
     assert_as_documented("sweep, no change", counts, len(TARGETS))
 
     for target in TARGETS:
@@ -130,3 +144,32 @@ def test_a_callback_event_costs_what_is_documented(stack: Stack, counts: Counter
         if kind_of_event == AUDIO:
             assert (counts.pop("GetSecretValue"), counts.pop("GetItem")) == (1, 1)
         assert_as_documented(column, counts)
+
+
+def test_a_wait_costs_what_is_documented(stack: Stack, counts: Counter[str]) -> None:
+    store = stack.store()
+    waits = Waits.from_lookup(Lookup.from_settings(stack.settings, store, "task"), store)
+    callbacks = Callbacks.from_settings(stack.settings)
+    columns = documented("round that asks")
+    names = columns["request"]
+
+    def begin(number: int) -> None:
+        condition = WaitCondition(Medium.VIDEO, True, CLOCK.now() + 600, 60)  # noqa: FBT003 (on)
+        waits.begin_round(TARGETS[0], Wait("execution", f"token-{number}", condition), soon())
+
+    def assert_costs(column: str) -> None:
+        expected = {name: int(columns[column][row]) for name, row in WAIT_ROWS.items() if columns[column][row] != "0"}
+        assert {name: counts[name] for name in WAIT_ROWS if counts[name]} == expected, column
+        counts.clear()
+
+    assert names.keys() == {*WAIT_ROWS.values(), "Lambda invocation", "Step Functions state transition"}
+    # What an instance needs once does not count.
+    begin(1)
+    counts.clear()
+    stack.ahead_seconds = 61
+    begin(2)
+    assert_costs("round that asks")
+    begin(3)
+    assert_costs("round that shares an answer")
+    receive(callbacks, signed(VIDEO, CLOCK.now_ms(), user_id=TARGETS[0].user_id))
+    assert_costs("event that wakes")

@@ -11,6 +11,7 @@ import pytest
 
 from stream_state.adapters import aws, credentials
 from stream_state.adapters.queues import ResultsQueue, RetryQueue
+from stream_state.adapters.wait_list import Workflows
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
 from stream_state.settings import Settings
@@ -21,6 +22,7 @@ ANSWERS = {
     "GetSecretValue": {"SecretString": '{"callback_key": "c"}'},
     "SendMessage": {"MessageId": "m"},
     "SendMessageBatch": {"Successful": [{"Id": "0", "MessageId": "m"}]},
+    "SendTaskSuccess": {},
 }
 MESSAGE = {"app_id": "app-1", "room_id": "class-1", "user_id": "teacher", "id": "0" * 64}
 
@@ -118,10 +120,19 @@ def reading_the_table(settings: Settings) -> Callable[[], object]:
     return read
 
 
+def waking(settings: Settings) -> Callable[[], object]:
+    workflows = Workflows()
+
+    def wake() -> None:
+        assert workflows.answer("token", {"holds": True})
+
+    return wake
+
+
 @pytest.mark.parametrize("dies", ["closed while idle", "reset while idle", "closed", "reset", "silent"])
 @pytest.mark.parametrize(
     "work",
-    [keeping, rechecking, delivering, reading_keys, reading_the_table],
+    [keeping, rechecking, delivering, reading_keys, reading_the_table, waking],
     ids=lambda work: work.__name__,
 )
 def test_a_kept_connection_that_is_dead_fails_nothing(
@@ -136,6 +147,19 @@ def test_a_kept_connection_that_is_dead_fails_nothing(
     # When the connection is dead at the next request, then that succeeds on another one
     request()
     assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize("dies", ["closed", "reset", "silent"])
+def test_a_wake_that_fails_takes_little_of_the_time_of_its_observer(
+    server: Server, settings: Settings, dies: str
+) -> None:
+    server.dies, server.never_answers = dies, True
+    began = time.monotonic()
+
+    assert Workflows().answer("token", {"holds": True}) is False
+
+    assert len(server.connections) == 2
+    assert time.monotonic() - began <= 1.8
 
 
 @pytest.mark.parametrize("dies", ["closed", "reset", "silent"])

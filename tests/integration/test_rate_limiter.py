@@ -134,6 +134,16 @@ def test_eight_processes_keep_the_limit_of_a_presence_call(item: str, limit: int
     assert outcome.share > 0.5
 
 
+def test_a_thousand_callers_leave_the_rate_as_it_is() -> None:
+    # When a thousand callers ask again and again
+    outcome = measure(Course(seconds=6, sweeps=4, callers=1000))
+    api = outcome.of("api")
+    # Then they use the rate, the others are refused soon, and few writes are in vain
+    assert outcome.share > 0.9
+    assert max(api.refusals_seconds) < 6
+    assert api.counts["UpdateItem"] <= 3 * len(outcome.slots)
+
+
 @pytest.mark.parametrize("course", [Course(seconds=5, sweeps=7, threads=4), Course(seconds=5, sweeps=3, callers=400)])
 def test_many_processes_share_one_limit(course: Course) -> None:
     # When processes use one table, with or without callers who cannot all be served

@@ -1,6 +1,5 @@
 """The state machine WaitForStream, run by moto's interpreter; a script takes its rounds, or the task function does."""
 
-import functools
 import importlib
 import json
 import re
@@ -15,8 +14,6 @@ from uuid import uuid4
 import pytest
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import TimeoutSecondsPath
-from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
-from moto.stepfunctions.parser.asl.utils import json_path
 
 from stream_state import errors
 from stream_state.clock import CLOCK
@@ -136,12 +133,6 @@ def machine(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(stack.aws.client("stepfunctions"))
     monkeypatch.setattr(stack.aws, "_invoke_api", machine.invoke)
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=machine.retried_after_seconds.append))
-    # The interpreter parses a path and makes a client each time it needs one, which takes most of its time.
-    monkeypatch.setattr(json_path, "parse", functools.cache(json_path.parse))  # type: ignore[attr-defined]  # moto imports it
-    make_client = functools.cache(lambda_eval_utils.boto_client_for)  # type: ignore[attr-defined]  # as above
-    monkeypatch.setattr(
-        lambda_eval_utils, "boto_client_for", lambda *, region, service, **others: make_client(region, service)
-    )
     # An interval takes a hundredth of its time; the clock of a wait takes all of it.
     seconds_of = TimeoutSecondsPath._eval_seconds
     monkeypatch.setattr(TimeoutSecondsPath, "_eval_seconds", lambda timeout, env: seconds_of(timeout, env) / 100)

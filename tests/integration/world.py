@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
@@ -221,6 +222,8 @@ class FaultyWorld:
         self.set_truth(BEFORE)
         assert self.use("post watches") == {"answer"}
         assert self.use("sweep watched") == {"answer"}
+        # A workflow waits for what is going to change.
+        assert self.use("round") == {"answer"}
         self._take_messages()
         self._stored = [item for item in self._items() if item["pk"]["S"] != "limiter"]
         self._delivered = self.consumer
@@ -348,6 +351,13 @@ class FaultyWorld:
     def task(self) -> tuple[set[str], float]:
         """One target for the queue."""
         answer, raised, seconds = self._invoke("task", {**TARGETS[1], "deliver": "queue"})
+        return {raised or kind_of(answer)}, seconds
+
+    def begin_round(self) -> tuple[set[str], float]:
+        """A round of a workflow that waits; nobody waits for its token, so that whoever answers it finds it dead."""
+        times = {"started_at": datetime.now(UTC).isoformat(), "timeout_seconds": 3600, "interval_seconds": 3600}
+        wait = {**TARGETS[1], "until": {"medium": "video", "publishing": True, **times}}
+        answer, raised, seconds = self._invoke("task", {"wait": wait, "wait_id": "execution", "token": "token"})
         return {raised or kind_of(answer)}, seconds
 
     def sweep(self, event: dict[str, Any]) -> tuple[set[str], float]:
@@ -573,6 +583,7 @@ WAYS: dict[str, Callable[[FaultyWorld], tuple[set[str], float]]] = {
     "post watches": lambda world: world.http("POST", "/watches", {"targets": TARGETS}),
     "list watches": lambda world: world.http("GET", "/watches"),
     "task": lambda world: world.task(),
+    "round": lambda world: world.begin_round(),
     "sweep given": lambda world: world.sweep({"targets": TARGETS, "emit": "changes"}),
     "sweep watched": lambda world: world.sweep({}),
     "event": lambda world: world.post(world.event(BY_EVENTS["event"])),

@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,9 @@ import moto.sqs.models
 from botocore.config import Config
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import json_path
 from werkzeug.serving import make_server
 
 from tests.sandbox.functions import ACCOUNT_ID, FUNCTION_PREFIX, INVOKE_PREFIX
@@ -27,6 +31,14 @@ MAX_FIFO_ID_CHARACTERS = 128
 ROLE = f"arn:aws:iam::{ACCOUNT_ID}:role/sandbox"
 # Some partitions of AWS still have this maximum by default.
 vars(moto.sqs.models)["MAXIMUM_MESSAGE_LENGTH"] = 256 * 1024
+# Moto parses the definition for each execution and a path for each state, and makes a client for each task.
+AmazonStateLanguageParser.parse = staticmethod(cache(AmazonStateLanguageParser.parse))  # type: ignore[method-assign]
+vars(json_path)["parse"] = cache(vars(json_path)["parse"])
+_make_client: Callable[..., Any] = vars(lambda_eval_utils)["boto_client_for"]
+_client_on_port = cache(lambda port, **names: _make_client(**names))
+vars(lambda_eval_utils)["boto_client_for"] = lambda *, region, service, **_: _client_on_port(
+    os.environ["MOTO_PORT"], region=region, service=service
+)
 
 # A reply is an answer in place of AWS's: status and body. An interceptor gets the operation, such as
 # "AmazonSQS.SendMessageBatch", and the request, and returns a reply, or None to let the call through.

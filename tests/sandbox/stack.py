@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -88,16 +88,18 @@ class Sandbox:
         secret_id = self.outputs["SigningKeysSecretArn"]
         self.client("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=text)
 
-    def wait_for_stream(self, given: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> dict[str, Any]:
-        """Execute the state machine to its end and call `meanwhile` once; the execution's description."""
+    def start_wait(self, given: dict[str, Any]) -> str:
+        """Start an execution of WaitForStream; its ARN."""
+        machine, client = self.outputs["WaitForStreamArn"], self.client("stepfunctions")
+        return str(client.start_execution(stateMachineArn=machine, input=json.dumps(given))["executionArn"])
+
+    def wait_for_end(self, arn: str) -> dict[str, Any]:
+        """Wait until an execution has ended; its description."""
         client = self.client("stepfunctions")
-        arn = self.outputs["WaitForStreamArn"]
-        started = client.start_execution(stateMachineArn=arn, input=json.dumps(given))
-        meanwhile()
         execution: dict[str, Any] = {"status": "RUNNING"}
         while execution["status"] == "RUNNING":
             time.sleep(0.05)
-            execution = client.describe_execution(executionArn=started["executionArn"])
+            execution = client.describe_execution(executionArn=arn)
         return execution
 
     def receive(self, at_least: int = 0, wait_seconds: float = 5) -> list[dict[str, Any]]:

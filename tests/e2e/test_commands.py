@@ -65,6 +65,17 @@ def sandbox_command(environment: dict[str, str], *arguments: str, **more: str) -
     )
 
 
+def masked(text: str) -> set[str]:
+    """The lines of a text without times, ids and counts."""
+    return {re.sub(r"[0-9A-F]*[0-9][0-9A-F.:]*", "0", line.strip()) for line in text.splitlines()}
+
+
+def excerpt() -> set[str]:
+    """What the README shows of the output of `make run`."""
+    (shown,) = re.findall(r"^```text\n(.*?)\n\.\.\.", (REPOSITORY / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return masked(shown)
+
+
 def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) -> None:
     before = tree()
 
@@ -72,6 +83,7 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "were what they must be" in done.stdout
+    assert excerpt() <= masked(done.stdout)
     for file in (REPOSITORY / "events").glob("*/*.json"):
         assert f"events/{file.parent.name}/{file.name}" in done.stdout
     assert tree() == before

@@ -1,4 +1,4 @@
-"""The consumer that the README shows, run on real messages."""
+"""The consumer of docs/queue.md, run on real messages."""
 
 import json
 import re
@@ -15,13 +15,14 @@ from tests.sandbox.functions import REGION
 from tests.sandbox.simulator import error
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
+PAGE = REPOSITORY / "docs" / "queue.md"
 TARGETS = [{"room_id": "class-1", "user_id": user} for user in ("teacher", "student", "nobody")]
 
 
 @pytest.fixture
 def consumer(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The README's code as a module, with a table of its own."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    """The page's code as a module, with a table of its own."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     (code,) = [block for block in blocks if "batchItemFailures" in block]
     dynamodb = sandbox.client("dynamodb")
     dynamodb.create_table(
@@ -35,9 +36,9 @@ def consumer(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modu
     aws = dict.fromkeys(("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), REGION)
     for name, value in {**own, **aws}.items():
         monkeypatch.setenv(name, value)
-    module = ModuleType("consumer_of_the_readme")
+    module = ModuleType("consumer_of_the_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(code, "README.md", "exec"), vars(module))  # noqa: S102  # it is what the test is about
+    exec(compile(code, PAGE, "exec"), vars(module))  # noqa: S102  # it is what the test is about
     yield module
     dynamodb.delete_table(TableName="latest")
 

@@ -14,6 +14,9 @@ from uuid import uuid4
 import pytest
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import TimeoutSecondsPath
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
+    StateTaskServiceSfn,
+)
 
 from stream_state import errors
 from stream_state.clock import CLOCK
@@ -108,12 +111,17 @@ class Machine:
 
     def run(self, given: object) -> Any:
         """Execute with an input, to the end."""
+        return self.execute(self.definition(), given)
+
+    @staticmethod
+    def definition() -> dict[str, Any]:
+        """The definition, whose pauses take no time."""
         text = DEFINITION.read_text().replace("${Partition}", "aws").replace("${TaskFunctionArn}", TASK)
-        definition = json.loads(text.replace("${DefaultIntervalSeconds}", "60"))
+        definition: dict[str, Any] = json.loads(text.replace("${DefaultIntervalSeconds}", "60"))
         pause = definition["States"]["WaitInTime"]["Branches"][0]["States"]["WaitForInterval"]
         assert pause.pop("SecondsPath") == "$.interval_seconds"
         pause["Seconds"] = 0
-        return self.execute(definition, given)
+        return definition
 
     def execute(self, definition: object, given: object) -> Any:
         """Execute any definition: status, error, cause, output and events."""
@@ -147,6 +155,27 @@ def task(stack: Stack, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Tas
     handler = importlib.reload(importlib.import_module("functions.task.app")).lambda_handler
     machine.task = lambda event: handler(event, Context())
     return machine.task
+
+
+@pytest.fixture
+def starts_executions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the interpreter rename fields between Step Functions and its API, whose names have no capital."""
+
+    def recase(case: Callable[[str], str], fields: dict[str, Any]) -> None:
+        for name in list(fields):
+            fields[case(name[0]) + name[1:]] = fields.pop(name)
+
+    normalise = StateTaskServiceSfn._normalise_parameters
+
+    def to_api(service: StateTaskServiceSfn, parameters: dict[str, Any], *names: str) -> None:
+        normalise(service, parameters, *names)
+        recase(str.lower, parameters)
+
+    def from_api(_: object, response: dict[str, Any], **__: object) -> None:
+        recase(str.upper, response)
+
+    monkeypatch.setattr(StateTaskServiceSfn, "_normalise_parameters", to_api)
+    monkeypatch.setattr(StateTaskServiceSfn, "_normalise_response", from_api)
 
 
 @pytest.mark.parametrize(
@@ -322,19 +351,48 @@ def test_the_same_errors_are_retried_and_caught() -> None:
     assert (timeout["Next"], catcher["Next"]) == ("NextRound", "WaitForInterval")
 
 
+def example(page: str, name: str, **outputs: str) -> dict[str, Any]:
+    """The states that a page shows, with the states after them; `outputs` stand in for names in <>."""
+    (found,) = re.findall(rf'```json\n("{name}": .*?)```', (REPOSITORY / page).read_text(), re.DOTALL)
+    for output, value in outputs.items():
+        found = found.replace(f"<{output}>", value)
+    return {**json.loads(f"{{{found}}}"), **{end: {"Type": "Succeed"} for end in ("StartRecording", "NoRecording")}}
+
+
 @pytest.mark.parametrize(
     ("media", "ends_in"), [(["Video"], "StartRecording"), (["Audio"], "NoRecording"), (None, "NoRecording")], ids=str
 )
-def test_the_example_of_the_readme_records_a_live_host_only(
+def test_the_task_of_the_docs_records_a_live_host_only(
     stack: Stack, machine: Machine, task: object, media: list[str] | None, ends_in: str
 ) -> None:
-    (example,) = re.findall(r'```json\n("AskForHost": .*?)```', (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    states = json.loads(f"{{{example}}}".replace("<TaskFunctionArn>", TASK))
-    ends = {name: {"Type": "Succeed"} for name in ("StartRecording", "NoRecording")}
+    states = example("docs/integrate.md", "AskForHost", TaskFunctionArn=TASK)
     if media is not None:
         stack.simulator.publish("class-1", "teacher", *media)
 
     given = {"room_id": "class-1", "host": "teacher"}
-    ended = machine.execute({"StartAt": "AskForHost", "States": states | ends}, given)
+    ended = machine.execute({"StartAt": "AskForHost", "States": states}, given)
 
     assert (ended.status, len(inputs(ended, ends_in))) == ("SUCCEEDED", 1)
+
+
+@pytest.mark.parametrize(
+    ("says", "ends_in"),
+    [
+        ([answer(holds=False), {"media": {"video": True}, "holds": True}], "StartRecording"),
+        ([raised("RtcAccessDenied")], "NoRecording"),
+    ],
+    ids=["holds", "refused"],
+)
+def test_the_task_of_the_readme_waits_for_the_host(
+    machine: Machine, starts_executions: None, says: list[Answer], ends_in: str
+) -> None:
+    role, wait = "arn:aws:iam::123456789012:role/wait", json.dumps(machine.definition())
+    made = machine.client.create_state_machine(name=uuid4().hex, definition=wait, roleArn=role)
+    states = example("README.md", "WaitForHost", WaitForStreamArn=made["stateMachineArn"])
+    machine.says(*says)
+
+    ended = machine.execute({"StartAt": "WaitForHost", "States": states}, {"room_id": "class-1", "host": "teacher"})
+
+    assert (ended.status, len(inputs(ended, ends_in))) == ("SUCCEEDED", 1)
+    assert len(machine.asked) == len(says)
+    assert machine.asked[0]["wait"]["until"]["medium"] == "video"

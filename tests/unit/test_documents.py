@@ -1,7 +1,13 @@
 """The documents: AWS CLI lines name what AWS knows, placeholders are outputs of the stack, links lead somewhere."""
 
+import functools
+import importlib.util
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +17,16 @@ from botocore.session import Session
 from tests.unit.transformed import REPOSITORY, Template
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+# The words of docs/architecture.md have these meanings.
+OTHER_WORDS = r"\b(?:told|teller|mends?|anew|pushed events?|parked|kill ?button|stop button)\b"
+DOMAINS = {"DomainName": "a.example.com", "CallbackDomainName": "b.example.com", "CertificateArn": "arn"}
+TEMPLATE = Template(EnableCallbacks="true", **DOMAINS)
 # Commands that the CLI has itself, beside those of AWS's services, and options that all commands have.
 OWN_COMMANDS = {("configure", "export-credentials")}
 OWN_OPTIONS = {"output", "query"}
+# Programs whose lines have a test here, and others: of the shell, and one that tests/e2e/test_generated_client.py runs.
+CHECKED = {"aws", "make", ".venv/bin/sam", ".venv/bin/python", "curl"}
+UNCHECKED = {"export", "eval", "python3", "openapi-python-client"}
 
 
 def commands(name: str) -> list[tuple[str, str]]:
@@ -51,21 +64,83 @@ def test_a_target_of_make_is_one(document: str, line: str) -> None:
     assert line.split()[1] in targets
 
 
+@functools.cache
+def options_of_sam(group: str, command: str) -> set[str]:
+    """The options that the SAM CLI itself shows for a command."""
+    program, environment = Path(sys.executable).with_name("sam"), {**os.environ, "SAM_CLI_TELEMETRY": "0"}
+    shown = subprocess.run([program, group, command, "--help"], env=environment, capture_output=True, check=True)
+    return set(re.findall(r"--[a-z-]+", shown.stdout.decode()))
+
+
+@pytest.mark.parametrize(("document", "line"), commands(".venv/bin/sam"))
+def test_a_line_of_the_sam_cli_names_a_command_and_its_options(document: str, line: str) -> None:
+    _, *words = shlex.split(line)
+
+    assert {word for word in words if word.startswith("--")} <= options_of_sam(*words[:2])
+
+
+@pytest.mark.parametrize(("document", "line"), commands(".venv/bin/python"))
+def test_a_line_of_python_names_a_module_and_its_options(document: str, line: str) -> None:
+    _, option, module, *words = shlex.split(line)
+    assert option == "-m"
+    if module == "pytest":
+        assert all((REPOSITORY / word).exists() for word in words if word.startswith("tests/"))
+        return
+    source = importlib.util.find_spec(module)
+    assert source
+    assert source.origin
+
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in Path(source.origin).read_text()
+
+
+@pytest.mark.parametrize(("document", "line"), commands("curl"))
+def test_a_line_of_curl_asks_for_something_that_is_there(document: str, line: str) -> None:
+    words = shlex.split(line)
+    (address,) = (word for word in words if re.match("<(ApiUrl|address)>", word))
+
+    kind, path = address.split(">", 1)
+    if kind == "<ApiUrl":
+        assert any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), f"GET {path}") for route in TEMPLATE.routes())
+    elif path.startswith("/2015-03-31/"):
+        assert path.split("/")[3] in TEMPLATE.made
+        assert json.loads((REPOSITORY / words[words.index("-d") + 1].removeprefix("@")).read_text())
+    else:
+        assert path.startswith("/_simulator/rooms/")
+
+
+def test_every_command_is_of_a_program_that_is_checked() -> None:
+    blocks = [block for path in DOCUMENTS for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)]
+    lines = "\n".join(re.sub(r"<<'END'\n.*?\nEND", "", block, flags=re.DOTALL) for block in blocks)
+
+    programs = {line.split()[0] for line in lines.replace("\\\n", " ").splitlines() if line.strip()}
+
+    # Functions and variables of the shell are lines too; commands in them are read as text.
+    assert {name for name in programs if not re.match(r"#|\w+\(\)|\w+=", name)} <= CHECKED | UNCHECKED
+
+
 def test_there_are_commands_to_check() -> None:
+    assert {name: len(commands(name)) for name in CHECKED if not commands(name)} == {}
     assert len(commands("aws")) > 15
     assert len(commands("make")) > 10
 
 
 def test_what_documents_name_of_the_stack_is_there() -> None:
-    template = Template(EnableCallbacks="true")
     text = "\n".join(path.read_text() for path in DOCUMENTS)
 
-    given = {"DomainName": "a.example.com", "CallbackDomainName": "b.example.com", "CertificateArn": "arn"}
-    outputs = Template(EnableCallbacks="true", **given).outputs.keys()
+    outputs = TEMPLATE.outputs.keys()
     assert set(re.findall(r"<([A-Z]\w+)>|\$\((?:out|arn) (\w+)\)", text)) <= {
         pair for name in outputs for pair in ((name, ""), ("", name))
     }
-    assert set(re.findall(r"--logical-resource-id (\w+)", text)) <= template.made.keys()
+    assert set(re.findall(r"--logical-resource-id (\w+)", text)) <= TEMPLATE.made.keys()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_has_one_word_for_one_thing_and_is_short(path: Path) -> None:
+    text = path.read_text()
+
+    assert re.findall(OTHER_WORDS, text, re.IGNORECASE) == []
+    assert len(text.splitlines()) <= 200
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -83,3 +158,11 @@ def test_the_table_tells_of_every_parameter() -> None:
     table = page[page.index("| parameter |") : page.index("## From a pipeline")]
 
     assert set(re.findall(r"`([A-Z]\w+)`", table)) >= Template().transformed["Parameters"].keys()
+
+
+def test_the_architecture_names_every_module() -> None:
+    named = set(re.findall(r"`(\w+)`", (REPOSITORY / "docs" / "architecture.md").read_text()))
+
+    modules = {path.stem for path in (REPOSITORY / "layers" / "stream_state" / "stream_state").rglob("*.py")}
+
+    assert modules - {"__init__"} <= named

@@ -91,6 +91,9 @@ class Report:
         }
 
     def _add(self, message: Message | ProblemMessage) -> None:
+        if isinstance(message, Message):
+            # A user who was served twice, alone and with the room: the newer message says all that is undelivered.
+            self._outbox = [other for other in self._outbox if other.target != message.target]
         if not self._outbox:
             self._oldest = self._clock.monotonic()
         self._outbox.append(message)

@@ -19,6 +19,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from stream_state.adapters import aws, rate_limiter
+from stream_state.adapters.limiter_item import OWN_LIMITS
 from stream_state.adapters.rate_limiter import Function, RateLimiter
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
@@ -690,7 +691,7 @@ def test_a_hold_of_the_main_item_stops_every_action_and_that_of_another_stops_it
     clock = Turns()
     table = SlowTable(clock)
     main = make_limiter(clock, table)
-    others = [RateLimiter(table, SETTINGS, "api", clock, name=name, main=main) for name in rate_limiter.OWN_LIMITS]
+    others = [RateLimiter(table, SETTINGS, "api", clock, name=name, main=main) for name in OWN_LIMITS]
     for limiter in (main, *others):
         limiter.acquire(FAR)
 

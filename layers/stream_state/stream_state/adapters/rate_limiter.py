@@ -2,26 +2,17 @@
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from stream_state.adapters import aws
-from stream_state.adapters.table import Table, key_of
+from stream_state.adapters.limiter_item import BUSY, HOLD, IDLE, MAIN, OWN_LIMITS, LimiterItem, number
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
 from stream_state.observability import logger, record
 from stream_state.settings import Settings
-
-# The names of the items: that of GetUserStreamState, whose hold is the kill switch of all calls, and others.
-MAIN, ONLINE_USERS, USERS_PROPERTY = "rtc", "GetRoomOnlineUsers", "GetRoomUsersProperty"
-# Calls a second and burst, by item, of actions with limits of their own: 40 a second, and 10 a second for each AppId. A
-# call begins up to `LATE_US` after its slot, so a second can hold the slots of 1.2 s: at most 30 * 1.2 + 3 = 39 and
-# 8 * 1.2 + 1 = 10 of them.
-OWN_LIMITS: Mapping[str, tuple[float, int]] = {ONLINE_USERS: (30, 3), USERS_PROPERTY: (8, 1)}
 
 type Function = Literal["api", "task", "sweep", "callback"]
 
@@ -37,12 +28,6 @@ LATE_US = 200_000
 # Without this pause, eight sweeps make 4.7 writes for a slot (2.3), and lookups wait 0.2 s (p99; 0.04 s).
 SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS = 2, 16
 
-_NOT_ON_HOLD = "(attribute_not_exists(hold_until) OR hold_until <= :seconds)"
-# DynamoDB has no maximum of two values: the instance tries the likelier case first, that slots are reserved or none is.
-_BUSY = ("SET next_us = next_us + :more", f"next_us >= :now AND next_us <= :latest AND {_NOT_ON_HOLD}")
-_IDLE = ("SET next_us = :next", f"(attribute_not_exists(next_us) OR next_us < :now) AND {_NOT_ON_HOLD}")
-_HOLD = ("SET hold_until = :until", "attribute_not_exists(hold_until) OR hold_until < :until")
-_THROTTLES = {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
 _FULL = "No call to Volcengine is free before this request must end. Ask again later, or for fewer targets."
 _ON_HOLD = "Calls to Volcengine are on hold. Ask again later."
 _FAILED = "The table that holds the call limit throttles or does not answer. Ask again later."
@@ -75,8 +60,7 @@ class RateLimiter:
         name: str = MAIN,
         main: "RateLimiter | None" = None,
     ) -> None:
-        self._client = client
-        self._item: Mapping[str, Any] = {"TableName": settings.table_name, "Key": _key(name)}
+        self._item = LimiterItem(client, settings.table_name, name)
         self._function, self._clock, self._main = function, clock, main
         self._is_patient = function in {"sweep", "callback"}
         qps, self._burst = OWN_LIMITS.get(name.partition("#")[0], (settings.rtc_qps, settings.rtc_burst))
@@ -122,17 +106,14 @@ class RateLimiter:
                 return
             self._hold_us, self._seen_us = until * 1_000_000, self._now_us()
         logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
-        self._update(_HOLD, {":until": until})
+        self._item.update(HOLD, {":until": until})
 
     def held_until_us(self) -> int:
         """Until when calls are on hold, by a view of the item that is fresh enough; one read serves all threads."""
         with self._view_lock:
             if self._now_us() - self._seen_us > HOLD_VIEW_US:
-                try:
-                    answer = self._client.get_item(**self._item, ConsistentRead=True)
-                    self._hold_us = _number(answer.get("Item", {}), "hold_until") * 1_000_000
-                except (BotoCoreError, ClientError) as error:
-                    logger.warning("A hold could not be looked up.", extra={"error": aws.error_code(error)})
+                until = self._item.hold_until()
+                self._hold_us = self._hold_us if until is None else until * 1_000_000
                 self._seen_us = self._now_us()
         return max(self._hold_us, self._main.held_until_us() if self._main else 0)
 
@@ -181,21 +162,21 @@ class RateLimiter:
         now, is_granted = self._now_us(), False
         block, latest_us = self._block(now)
         more = len(block) * self._interval_us
-        for write in (_BUSY, _IDLE) if self._was_busy or self._next_us >= now else (_IDLE, _BUSY):
-            values = {":more": more, ":latest": latest_us} if write is _BUSY else {":next": now + more}
-            is_granted, item = self._update(write, {":seconds": now // 1_000_000, ":now": now, **values})
+        for write in (BUSY, IDLE) if self._was_busy or self._next_us >= now else (IDLE, BUSY):
+            values = {":more": more, ":latest": latest_us} if write is BUSY else {":next": now + more}
+            is_granted, item = self._item.update(write, {":seconds": now // 1_000_000, ":now": now, **values})
             if item is None:
                 pause_us = int(self._clock.jitter(MAX_PAUSE_US / 2, MAX_PAUSE_US))
                 self._turn_us = self._failure_us = self._now_us() + pause_us
                 return False
-            self._next_us, self._hold_us = _number(item, "next_us"), _number(item, "hold_until") * 1_000_000
+            self._next_us, self._hold_us = number(item, "next_us"), number(item, "hold_until") * 1_000_000
             if self._main:
                 self._hold_us = max(self._hold_us, self._main.held_until_us())
             self._seen_us = now
             if is_granted or self._next_us > latest_us or self._hold_us > now:
                 break
         # Others who kept the item busy are likely to do so still.
-        self._was_busy = write is _BUSY or not is_granted
+        self._was_busy = write is BUSY or not is_granted
         self._take_turn(is_granted=is_granted)
         if is_granted:
             due_us = self._next_us - more - self._tolerance_us
@@ -231,28 +212,6 @@ class RateLimiter:
         """The time before which no slot can be had, and the reason."""
         return max((self._next_us - self._tolerance_us, _FULL), (self._hold_us, _ON_HOLD), (self._failure_us, _FAILED))
 
-    def _update(self, write: tuple[str, str], values: Mapping[str, int], tries: int = 2) -> tuple[bool, Any]:
-        """Whether the condition of a write held, and the item; None for the item if the table fails."""
-        try:
-            answer = self._client.update_item(
-                **self._item,
-                UpdateExpression=write[0],
-                ConditionExpression=write[1],
-                ExpressionAttributeValues={name: {"N": str(value)} for name, value in values.items()},
-                ReturnValues="UPDATED_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
-            return True, answer["Attributes"]
-        except (BotoCoreError, ClientError, KeyError) as error:
-            code = aws.error_code(error)
-            if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
-                return False, error.response.get("Item", {})
-            if tries > 1 and code not in _THROTTLES:
-                # A kept connection may be dead, for example after Lambda froze the function.
-                return self._update(write, values, tries - 1)
-            logger.warning("The item of the rate limiter could not be written.", extra={"error": code})
-            return False, None
-
     def _now_us(self) -> int:
         return int(self._clock.now() * 1_000_000)
 
@@ -266,18 +225,3 @@ def rate_limiters(settings: Settings, function: Function) -> Callable[[str], Rat
     main = RateLimiter(client, settings, function)
     own = cache(lambda name: RateLimiter(client, settings, function, name=name, main=main))
     return lambda name: main if name == MAIN else own(name)
-
-
-def _key(name: str) -> dict[str, Any]:
-    return key_of("limiter", name)
-
-
-def reserved_until(table: Table) -> tuple[float, float]:
-    """Until when slots are reserved, and until when calls are on hold, in seconds since 1970."""
-    item = table.call("get_item", Key=_key(MAIN)).get("Item", {})
-    return _number(item, "next_us") / 1_000_000, _number(item, "hold_until")
-
-
-def _number(item: Mapping[str, Any], name: str) -> int:
-    """A number of the item, 0 if the item has none."""
-    return math.ceil(float(item.get(name, {}).get("N", 0)))

@@ -17,6 +17,7 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 
 from tests.integration.aws_faults import AWS_FAULTS  # noqa: E402 (after the path to the package)
 from tests.integration.faults import Fault  # noqa: E402 (as above)
+from tests.integration.presence_faults import presence_faults  # noqa: E402 (as above)
 from tests.integration.vendor_faults import VENDOR_FAULTS  # noqa: E402 (as above)
 from tests.integration.world import AFTER, REPOSITORY, FaultyWorld  # noqa: E402 (as above)
 from tests.sandbox.aws import Aws  # noqa: E402 (as above)
@@ -25,7 +26,7 @@ from tests.sandbox.server import Response  # noqa: E402 (as above)
 from tests.sandbox.simulator import APP_ID  # noqa: E402 (as above)
 from tests.sandbox.template import Template  # noqa: E402 (as above)
 
-FAULTS: list[Fault] = [*VENDOR_FAULTS, *AWS_FAULTS]
+FAULTS: list[Fault] = [*VENDOR_FAULTS, *presence_faults(), *AWS_FAULTS]
 # Most of the time goes into waiting for answers that do not come.
 PROCESSES = 6
 # A process takes seconds to begin.

@@ -577,6 +577,8 @@ WAYS: dict[str, Callable[[FaultyWorld], tuple[set[str], float]]] = {
     "ask": lambda world: world.http("GET", STATE),
     "ask by age": lambda world: world.http("GET", STATE, max_age="3600"),
     "query": lambda world: world.http("POST", "/stream-states/query", {"targets": TARGETS}),
+    "query room": lambda world: world.http("POST", "/stream-states/query", {"targets": [{"room_id": ROOM}]}),
+    "sweep room": lambda world: world.sweep({"room_id": ROOM, "emit": "all"}),
     "list room": lambda world: world.http("GET", "/rooms/{room_id}/stream-states"),
     "put watch": lambda world: world.http("PUT", WATCH),
     "delete watch": lambda world: world.http("DELETE", WATCH),

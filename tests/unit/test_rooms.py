@@ -178,7 +178,7 @@ def test_a_known_state_of_a_room_may_serve(room: World) -> None:
     room.rtc.calls.clear()
     room.clock.seconds += 20
 
-    assert [outcome.answer.source for outcome in some(room, ROOM, max_age_seconds=30)] == ["query", "query"]  # type: ignore[union-attr]
+    assert [outcome.answer.source for outcome in some(room, ROOM, max_age_seconds=30)] == ["table", "table"]  # type: ignore[union-attr]
     assert room.rtc.calls == []
 
 

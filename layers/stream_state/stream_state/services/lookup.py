@@ -102,7 +102,7 @@ class Lookup:
             found.add(self.each(missing, deadline, max_age_seconds=max_age_seconds))
         if isinstance(found.halt, RtcActionRetired) and self.query == "on":
             found.add(self.from_table([target for target in missing if isinstance(target, Target)], found.halt))
-            rooms = [target for target in missing if isinstance(target, Room) and target not in found.whole]
+            rooms = [target for target in missing if isinstance(target, Room)]
             found.add(self.each(rooms, deadline, by_presence=True))
         return [outcome for target in targets for outcome in found.of(target)]
 
@@ -214,7 +214,10 @@ class Lookup:
             return Outcome(target, without_record(), without_record())
         merge = self._observe(target, member.presence, before, request_id, is_recheck=is_recheck)
         state = merge.after.state if isinstance(merge, Merge) else state_of(member.presence)
-        return Outcome(target, Answer(target, state, "query", request_id), merge)
+        if "offline" in member.presence:
+            return Outcome(target, Answer(target, state, "query", request_id), merge)
+        # Nobody asked about the media of a user who is there.
+        return Outcome(target, Answer(target, state), merge)
 
     def _observe(
         self,

@@ -61,7 +61,7 @@ def send(sandbox: Sandbox, kind: str, at_ms: int, **data: Any) -> int:
 
 
 def teacher(http: Http) -> dict[str, Any]:
-    (answer,) = http.get(f"/rooms/{ROOM}/stream-states").body["results"]
+    (answer,) = http.get(f"/rooms/{ROOM}/stream-states?present=any").body["results"]
     state: dict[str, Any] = answer
     return state
 

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,10 +20,16 @@ from tests.unit.test_alarms import in_alarms, in_widgets
 from tests.unit.test_policies import OF_EVENT_SOURCE, PERMISSIONS, allowed
 from tests.unit.transformed import Template
 
-ROOM = "class-1"
+# Waits are in a room of their own: what ends in the other would leave them in doubt.
+ROOM, HALL = "class-1", "hall-1"
 TARGET = {"room_id": ROOM, "user_id": "teacher"}
 PATH = f"/rooms/{ROOM}/users/teacher"
-SERVICES = {"AmazonSQS": "sqs", "DynamoDB_20120810": "dynamodb", "secretsmanager": "secretsmanager"}
+SERVICES = {
+    "AmazonSQS": "sqs",
+    "AWSStepFunctions": "states",
+    "DynamoDB_20120810": "dynamodb",
+    "secretsmanager": "secretsmanager",
+}
 UNUSED_HERE = {
     # The Lambda service keeps failed asynchronous invocations itself.
     ("InvocationDeadLetterQueue.Arn", "sqs:SendMessage"),
@@ -83,9 +90,12 @@ def calls(cold: Sandbox) -> Iterator[Calls]:
             call = json.loads(body)
             tables = call.get("RequestItems", {}).keys() or {call.get("TableName")}
             (named,) = {call.get("QueueUrl") or call.get("SecretId") or table for table in tables}
-            resource = resources[named] + (f"/index/{call['IndexName']}" if "IndexName" in call else "")
-            # Of the table, the other functions may use every partition.
-            if resource == "StateTable.Arn" and signer[1] == "CallbackFunction":
+            # A task token names no resource.
+            resource = "WaitForStream" if "taskToken" in call else resources[named]
+            resource += f"/index/{call['IndexName']}" if "IndexName" in call else ""
+            # Of the table, the other functions may use every partition, and remove waits by a permission of its own.
+            is_of_waits = operation in {"Query", "DeleteItem"} and "'wait#" in str(call)
+            if resource == "StateTable.Arn" and (signer[1] == "CallbackFunction" or is_of_waits):
                 resource += f" of {partition(call)}"
             made[signer[1]].add((resource, f"{SERVICES[service]}:{PERMISSIONS.get(operation, operation)}"))
         return application(environ, start_response)
@@ -116,6 +126,36 @@ def wait_until(condition: Callable[[], object], seconds: float = RECHECK_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def begin_wait(sandbox: Sandbox, user: str) -> None:
+    """Leave a task token for the user's screen, which is not shared yet."""
+    until = {
+        "medium": "screen_video",
+        "publishing": True,
+        "started_at": datetime.now(UTC).isoformat(),
+        "timeout_seconds": 600,
+        "interval_seconds": 60,
+    }
+    wait = {"room_id": HALL, "user_id": user, "until": until}
+    assert sandbox.invoke("TaskFunction", {"wait": wait, "token": "token", "wait_id": user}).error is None
+
+
+def use_waits(sandbox: Sandbox, http: Http) -> None:
+    """Let each function observe what a workflow waits for."""
+    observe: dict[str, Callable[[], object]] = {
+        "waiter-0": lambda: http.get(f"/rooms/{HALL}/users/waiter-0/stream-state"),
+        "waiter-1": lambda: sandbox.invoke("TaskFunction", {"room_id": HALL, "user_id": "waiter-1"}),
+        "waiter-2": lambda: sandbox.invoke("SweepFunction", {"targets": [{"room_id": HALL, "user_id": "waiter-2"}]}),
+        # The event itself is the observation.
+        "waiter-3": lambda: None,
+    }
+    for user, look in observe.items():
+        begin_wait(sandbox, user)
+        sandbox.simulator.push_to = sandbox.callback_url if user == "waiter-3" else None
+        sandbox.simulator.publish(HALL, user, "ScreenVideo")
+        look()
+    sandbox.simulator.push_to = None
 
 
 def use_everything(sandbox: Sandbox, http: Http) -> None:
@@ -182,6 +222,7 @@ def use_everything(sandbox: Sandbox, http: Http) -> None:
 
 
 def test_each_function_uses_all_that_it_may_and_nothing_else(calls: Calls, cold: Sandbox, http: Http) -> None:
+    use_waits(cold, http)
     use_everything(cold, http)
 
     used = {(f"{function}Role", *call) for function, made in calls.items() for call in made}
@@ -209,6 +250,12 @@ def use_what_fails(sandbox: Sandbox, http: Http) -> None:
     simulator, aws = sandbox.simulator, sandbox.aws
     limiter = {"TableName": sandbox.outputs["StateTableName"], "Key": {"pk": {"S": "limiter"}, "sk": {"S": "rtc"}}}
     update = sandbox.client("dynamodb").update_item
+    for user, reply in (("waiter-4", SERVER_ERROR), ("waiter-5", (200, {}))):
+        begin_wait(sandbox, user)
+        aws.intercept = fail("AWSStepFunctions.SendTaskSuccess", reply)
+        simulator.publish(HALL, user, "ScreenVideo")
+        assert http.get(f"/rooms/{HALL}/users/{user}/stream-state").status == 200
+    aws.intercept = lambda operation, call: None
     # The join has the user watched, and a sweep corrects the start later, since its stop gets lost.
     simulator.push_to = sandbox.callback_url
     simulator.publish(ROOM, "assistant", "Audio")

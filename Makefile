@@ -121,9 +121,9 @@ format: $(INSTALLED) ## Rewrite the code in the agreed format
 build: $(BUILT) ## Build the functions and layers into .aws-sam/build
 	@:
 
-# Every deployment publishes a version of each function, which SAM does not do for a parameter's new value.
+# DEPLOYED makes every deployment publish a version of each function, which SAM does not do for a parameter's new value.
 deploy: build ## Build, then deploy to your AWS account; STAGE=prod for production, GUIDED=0 to be asked nothing
-	@sed 's/deployed: .*/deployed: '"$$(date -u +%Y%m%dT%H%M%SZ)"'/' .aws-sam/build/template.yaml > .aws-sam/build/stamped.yaml
+	@sed 's/DEPLOYED: .*/DEPLOYED: '"$$(date -u +%Y%m%dT%H%M%SZ)"'/' .aws-sam/build/template.yaml > .aws-sam/build/stamped.yaml
 	@mv .aws-sam/build/stamped.yaml .aws-sam/build/template.yaml
 	@$(BIN)/sam deploy --config-env $(STAGE) $(ASKING)
 

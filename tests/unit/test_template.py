@@ -232,22 +232,25 @@ def test_every_deployment_publishes_a_version_of_each_function(template: Templat
     # SAM looks at the text of the template alone: a parameter's new value by itself would never reach the alias.
     later = tmp_path / "template.yaml"
     text = (REPOSITORY / "template.yaml").read_text()
-    later.write_text(text.replace("deployed: never", "deployed: 20261128T224300Z"))
+    later.write_text(text.replace("DEPLOYED: never", "DEPLOYED: 20261128T224300Z"))
 
-    before, after = (
-        {name for name, entry in entry.made.items() if entry["Type"] == "AWS::Lambda::Version"}
-        for entry in (template, Template(str(later), EnableCallbacks="true"))
-    )
+    stamped = Template(str(later), EnableCallbacks="true")
+    before, after = (each.of_type("AWS::Lambda::Version").keys() for each in (template, stamped))
 
-    assert len(before) == len(after) == len(template.of_type("AWS::Lambda::Function"))
+    functions = template.of_type("AWS::Lambda::Function")
+    assert len(before) == len(after) == len(functions)
     assert not before & after
+    # Lambda publishes no version of a function that only differs in what a version does not hold.
+    for name, properties in stamped.of_type("AWS::Lambda::Function").items():
+        changed = {key for key in properties | functions[name] if properties.get(key) != functions[name].get(key)}
+        assert changed - {"Tags", "ReservedConcurrentExecutions", "CodeSigningConfigArn"}
 
 
 def test_make_stamps_what_it_deploys() -> None:
     recipe = (REPOSITORY / "Makefile").read_text().partition("\ndeploy:")[2].partition("\n\n")[0]
 
-    assert "deployed: never" in (REPOSITORY / "template.yaml").read_text()
-    assert re.search(r"sed .*deployed: .*\.aws-sam/build/template\.yaml", recipe)
+    assert "DEPLOYED: never" in (REPOSITORY / "template.yaml").read_text()
+    assert re.search(r"sed .*DEPLOYED: .*\.aws-sam/build/template\.yaml", recipe)
 
 
 @pytest.mark.parametrize("gradual", ["false", "true"])

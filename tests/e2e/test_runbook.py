@@ -62,7 +62,9 @@ def stack(started: Sandbox) -> Sandbox:
         settings: dict[str, Any] = {"Runtime": "python3.13", "Role": role, "Handler": "app.lambda_handler"}
         lambdas.create_function(FunctionName=name, Code=code, Publish=True, **settings)
         lambdas.update_function_code(FunctionName=name, ZipFile=archive.getvalue() + b" ", Publish=True)
-        lambdas.create_alias(FunctionName=name, Name="live", FunctionVersion="2")
+        # As in the middle of a gradual deployment.
+        routing = {"AdditionalVersionWeights": {"1": 0.1}}
+        lambdas.create_alias(FunctionName=name, Name="live", FunctionVersion="2", RoutingConfig=routing)
     logs = started.client("logs")
     for output in ("FunctionLogGroupName", "AccessLogGroupName", "WaitForStreamLogGroupName"):
         logs.create_log_group(logGroupName=started.outputs[output])
@@ -166,6 +168,7 @@ def test_a_function_is_taken_back_to_the_version_before(runbook: Page, stack: Sa
     assert shown.split()[0] == "2"
     alias = stack.client("lambda").get_alias(FunctionName=stack.outputs["ApiFunctionName"], Name="live")
     assert alias["FunctionVersion"] == "1"
+    assert not alias.get("RoutingConfig", {}).get("AdditionalVersionWeights")
 
 
 def test_the_log_shows_warnings_tracebacks_and_what_lambda_ended(runbook: Page) -> None:

@@ -193,6 +193,10 @@ def test_another_class_of_the_access_log_asks_for_another_log_group() -> None:
     assert groups[0]["LogGroupName"] != groups[1]["LogGroupName"]
 
 
+def test_the_template_can_be_read_in_one_go() -> None:
+    assert len((REPOSITORY / "template.yaml").read_text().splitlines()) <= 1_100
+
+
 def test_each_function_has_a_role_of_its_own_and_all_share_a_log(template: Template) -> None:
     for name, properties in template.of_type("AWS::Lambda::Function").items():
         assert properties["Role"] == f"{name}Role.Arn"
@@ -254,18 +258,37 @@ def test_make_stamps_what_it_deploys() -> None:
 
 
 @pytest.mark.parametrize("gradual", ["false", "true"])
-def test_a_deployment_is_gradual_if_asked_and_alarms_take_it_back(gradual: str) -> None:
+def test_a_deployment_is_gradual_if_asked(gradual: str) -> None:
     template = Template(EnableCallbacks="true", GradualDeployment=gradual)
-    made = names(template) - names(Template(EnableCallbacks="true"))
-    alarms = {alarm["AlarmName"] for alarm in template.of_type("AWS::CloudWatch::Alarm").values()}
 
+    made = names(template) - names(Template(EnableCallbacks="true"))
     assert made == (OF_GRADUAL_DEPLOYMENT if gradual == "true" else set())
-    for group in template.of_type("AWS::CodeDeploy::DeploymentGroup").values():
+
+
+@pytest.mark.parametrize("callbacks", ["false", "true"])
+def test_a_gradual_deployment_lasts_until_its_alarms_can_take_it_back(callbacks: str) -> None:
+    template = Template(EnableCallbacks=callbacks, GradualDeployment="true")
+    alarms = {alarm["AlarmName"]: alarm for alarm in template.of_type("AWS::CloudWatch::Alarm").values()}
+    groups = template.of_type("AWS::CodeDeploy::DeploymentGroup").values()
+
+    assert len(groups) == len(template.of_type("AWS::Lambda::Function"))
+    for group in groups:
         assert group["ServiceRoleArn"] == "DeploymentRole.Arn"
         assert group["AutoRollbackConfiguration"]["Enabled"] is True
-        watched = {alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]}
-        assert watched == {"stack-FunctionErrorsAlarm", "stack-ApiServerErrorsAlarm"}
-        assert watched <= alarms
+        watched = {alarm["Name"].removeprefix("stack-") for alarm in group["AlarmConfiguration"]["Alarms"]}
+        assert watched == {
+            "FunctionErrorsAlarm",
+            "ApiServerErrorsAlarm",
+            *(["CallbackServerErrorsAlarm"] if callbacks == "true" else []),
+        }
+        canary = re.search(r"Canary10Percent(\d+)Minutes", str(group["DeploymentConfigName"]))
+        assert canary
+        for alarm in (alarms[f"stack-{name}"] for name in watched):
+            stats = [query["MetricStat"] for query in alarm.get("Metrics", []) if query and "MetricStat" in query]
+            (period,) = {stat["Period"] for stat in stats or [alarm]}
+            # The period in which the deployment begins is not a whole one of the new version.
+            datapoints = alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"]) + 1
+            assert period * datapoints <= int(canary[1]) * 60
 
 
 def test_a_new_layer_asks_for_new_versions() -> None:

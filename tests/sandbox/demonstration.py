@@ -293,8 +293,8 @@ class Demonstration:
         for message in messages:
             self._show(message, "queue: ")
         left = [(message["user_id"], message["present"], message["publishing"]) for message in messages]
-        # The sweep asked about anna too, whose other media the query a moment ago had met within the skew.
-        right = sorted(left) == [("anna", True, True), ("ben", False, False)]
+        # The query had met anna's other media within the skew: a recheck may have settled them before the sweep.
+        right = sorted(left) in ([("anna", True, True), ("ben", False, False)], [("ben", False, False)])
         self._check("the lost leave", right, f"the messages are about {left}")
         body = self._request("GET", f"/rooms/{LOUNGE}/stream-states", 200, "the room from the table:")
         users = [result["user_id"] for result in body["results"]]

@@ -55,6 +55,19 @@ def check_statement(statement: dict[str, Any]) -> None:
     assert statement["Effect"] == "Allow"
 
 
+def resolved(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a state, with a text in place of each path."""
+    values = {True: "2026-11-23T03:04:05Z", False: "class-1"}
+    return {
+        name.removesuffix(".$"): resolved(value)
+        if isinstance(value, dict)
+        else values["Time" in value]
+        if name.endswith(".$")
+        else value
+        for name, value in parameters.items()
+    }
+
+
 def check_request(request: dict[str, Any]) -> None:
     """Fail unless task, sweep or state machine accept a request."""
     until = {name: request[name] for name in UNTIL if name in request}
@@ -71,18 +84,18 @@ def check_request(request: dict[str, Any]) -> None:
 @pytest.mark.parametrize("example", examples())
 def test_an_example_is_right_for_its_kind(conforms: Conforms, world: World, example: Any) -> None:
     for document in example if isinstance(example, list) else [example]:
-        if document.get("type", "").startswith("urn:"):
-            conforms("problem", document)
-        elif "version" in document:
-            conforms("message", document)
-        elif document.get("type") == "stream_state":
-            conforms("answer", document)
+        if "type" in document:
+            problem = document["type"].startswith("urn:")
+            conforms("problem" if problem else "message" if "version" in document else "answer", document)
         elif "delivered" in document:
             check_summary(document, world)
-        elif "Effect" in document:
-            check_statement(document)
+        elif "Effect" in document or "Statement" in document:
+            for statement in document.get("Statement", [document]):
+                check_statement(statement)
         elif "expires_at" in document:
             assert document.keys() == {"app_id", "room_id", "user_id", "expires_at"}
+        elif "Parameters" in document:
+            TaskRequest.parse(resolved(document["Parameters"]["Payload"]), [APP_ID])
         elif document.keys() <= EXECUTED:
             assert {state["Type"] for state in document.values()} <= {"Task", "Choice"}
         else:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jmespath
 import pytest
 
 from tests.sandbox.stack import REPOSITORY, Sandbox
@@ -133,7 +134,8 @@ def table(stack: Sandbox) -> Iterator[Any]:
 
 def test_the_raised_alarms_are_listed_with_their_descriptions(runbook: Page, stack: Sandbox) -> None:
     alarm = {"Namespace": "n", "MetricName": "m", "Period": 60, "EvaluationPeriods": 1, "Threshold": 1}
-    for name in (f"{STACK}-FunctionErrorsAlarm", "another-Alarm"):
+    # A stack whose name begins with the name of this one.
+    for name in (f"{STACK}-FunctionErrorsAlarm", f"{STACK}-dev-ApiServerErrorsAlarm"):
         stack.client("cloudwatch").put_metric_alarm(
             AlarmName=name, ComparisonOperator="LessThanThreshold", AlarmDescription="Urgent: it fails.", **alarm
         )
@@ -143,7 +145,7 @@ def test_the_raised_alarms_are_listed_with_their_descriptions(runbook: Page, sta
 
     assert f"{STACK}-FunctionErrorsAlarm" in shown
     assert "Urgent: it fails." in shown
-    assert "another" not in shown
+    assert "dev" not in shown
 
 
 def test_the_kill_switch_stops_all_calls_and_is_lifted(
@@ -182,8 +184,16 @@ def test_the_log_shows_warnings_tracebacks_and_what_lambda_ended(runbook: Page) 
 
 
 def test_the_access_log_is_asked(runbook: Page) -> None:
-    # moto knows neither display nor comparisons of numbers: the query is accepted, its answer is not judged.
+    # moto knows neither display nor patterns: the query is accepted, and what the lines ask for is judged apart.
     runbook.type("AccessLogGroupName")
+
+    text = "\n".join(runbook.blocks)
+    (pattern,) = re.findall(r"filter status like /(.*)/ ", text)
+    assert [status for status in ("200", "405", "500", "503", "-") if re.search(pattern, status)] == ["500", "503"]
+    (shown,) = re.findall(r"get-query-results .*--query '(.*?)'", text)
+    row = [{"field": "@timestamp", "value": "2026-11-28 23:00:00.000"}, {"field": "status", "value": "503"}]
+    answer = {"status": "Complete", "results": [row, row]}
+    assert jmespath.search(shown, answer) == [["2026-11-28 23:00:00.000", "503"]] * 2
 
 
 def test_dead_letters_are_moved_back(runbook: Page, stack: Sandbox) -> None:

@@ -23,7 +23,7 @@ DOMAINS = {"DomainName": "a.example.com", "CallbackDomainName": "b.example.com",
 TEMPLATE = Template(EnableCallbacks="true", **DOMAINS)
 # Commands that the CLI has itself, beside those of AWS's services, and options that all commands have.
 OWN_COMMANDS = {("configure", "export-credentials")}
-OWN_OPTIONS = {"output", "query"}
+OWN_OPTIONS = {"cli-read-timeout", "output", "query"}
 # Programs whose lines have a test here, and others: of the shell, and one that tests/e2e/test_generated_client.py runs.
 CHECKED = {"aws", "make", ".venv/bin/sam", ".venv/bin/python", "curl"}
 UNCHECKED = {"export", "eval", "python3", "openapi-python-client"}
@@ -55,6 +55,13 @@ def test_a_line_of_the_aws_cli_names_what_aws_knows(document: str, line: str) ->
 
     assert given - OWN_OPTIONS <= {xform_name(name, "-") for name in members}
     assert {xform_name(name, "-") for name in required} <= given
+
+
+def test_the_cli_waits_for_a_sweep_as_long_as_it_takes() -> None:
+    invoking = [line for _, line in commands("aws") if line.startswith("aws lambda invoke ")]
+
+    assert len(invoking) >= 2
+    assert all("--cli-read-timeout 0 " in line for line in invoking)
 
 
 @pytest.mark.parametrize(("document", "line"), commands("make"))

@@ -269,21 +269,21 @@ def test_a_deployment_is_gradual_if_asked(gradual: str) -> None:
 def test_a_gradual_deployment_lasts_until_its_alarms_can_take_it_back(callbacks: str) -> None:
     template = Template(EnableCallbacks=callbacks, GradualDeployment="true")
     alarms = {alarm["AlarmName"]: alarm for alarm in template.of_type("AWS::CloudWatch::Alarm").values()}
-    groups = template.of_type("AWS::CodeDeploy::DeploymentGroup").values()
+    groups = template.of_type("AWS::CodeDeploy::DeploymentGroup")
 
     assert len(groups) == len(template.of_type("AWS::Lambda::Function"))
-    for group in groups:
+    for name, group in groups.items():
         assert group["ServiceRoleArn"] == "DeploymentRole.Arn"
         assert group["AutoRollbackConfiguration"]["Enabled"] is True
         watched = {alarm["Name"].removeprefix("stack-") for alarm in group["AlarmConfiguration"]["Alarms"]}
         assert watched == {
             "FunctionErrorsAlarm",
             "ApiServerErrorsAlarm",
-            *(["CallbackServerErrorsAlarm"] if callbacks == "true" else []),
+            *(["CallbackServerErrorsAlarm"] if name.startswith("Callback") else []),
         }
         canary = re.search(r"Canary10Percent(\d+)Minutes", str(group["DeploymentConfigName"]))
         assert canary
-        for alarm in (alarms[f"stack-{name}"] for name in watched):
+        for alarm in (alarms[f"stack-{watching}"] for watching in watched):
             stats = [query["MetricStat"] for query in alarm.get("Metrics", []) if query and "MetricStat" in query]
             (period,) = {stat["Period"] for stat in stats or [alarm]}
             # The period in which the deployment begins is not a whole one of the new version.

@@ -14,6 +14,7 @@ from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
 
 GOOD = {"room_id": "class-1", "user_id": "teacher"}
+ROOM = {"room_id": "class-1"}
 LONG = "a" * 129
 DEEP = b"[" * 100_000 + b"]" * 100_000
 QUERY, WATCHES, WATCH = "/stream-states/query", "/watches", "/rooms/class-1/users/teacher/watch"
@@ -23,7 +24,7 @@ STATE = "/rooms/class-1/users/teacher/stream-state"
 NO_IDS: list[Any] = [None, 7, True, "", LONG, "a b", "a/b", "a#b", "ü", "a\n", "\ud800", "a\x00", [], {}, ["a"]]
 # Values that are no target, wherever a target belongs.
 NO_TARGETS: list[Any] = [
-    *(None, "teacher", 7, [], {}, {"room_id": "class-1"}, {"user_id": "teacher"}, {**GOOD, "unknown": 1}),
+    *(None, "teacher", 7, [], {}, {"user_id": "teacher"}, {**GOOD, "unknown": 1}),
     *({**GOOD, "app_id": value} for value in ("another", None, [APP_ID])),
     *({**GOOD, name: value} for name in ("room_id", "user_id") for value in NO_IDS),
 ]
@@ -50,7 +51,7 @@ HTTP_BODIES: dict[str, tuple[str, str, list[Any]]] = {
     "query: no max_age": ("POST", QUERY, [{"targets": [GOOD], "max_age": value} for value in NO_MAX_AGES[:-1]]),
     "watches: no body": ("POST", WATCHES, [b"", *NO_BODIES, {}]),
     "watches: no list": ("POST", WATCHES, [{"targets": value} for value in NO_LISTS]),
-    "watches: no target": ("POST", WATCHES, [{"targets": [GOOD, value]} for value in NO_TARGETS]),
+    "watches: no target": ("POST", WATCHES, [{"targets": [GOOD, value]} for value in (*NO_TARGETS, ROOM)]),
     "watches: no time": ("POST", WATCHES, [{"targets": [GOOD], "expires_in": value} for value in NO_TIMES]),
     "watch: no body": ("PUT", WATCH, NO_BODIES),
     "watch: no time": ("PUT", WATCH, [{"expires_in": value} for value in NO_TIMES]),
@@ -59,7 +60,7 @@ NOT_ENCODED_TWICE = ["%252F", "a%252Fb", "%2561"]
 BAD_PATHS = ["%2e%2e", "..", ".", "%2e", LONG, "a%20b", "%00", "%C3%BC", "a%23b", "a+b", "~", "%0A", *NOT_ENCODED_TWICE]
 QUERIES = ["max_age=-1", "max_age=3601", "max_age=x", "max_age=", "max_age=1&max_age=2", "app_id=another", "app_id="]
 QUERIES += [f"app_id={APP_ID}&app_id={APP_ID}", "unknown=1", "max_age=%D9%A1", f"max_age={'9' * 5000}"]
-TOKENS = ["x", "%00", "AAAA", "Li4v", "YSNiI2Mj", "w7w%3D", "a" * 3000]
+TOKENS = ["x", "%00", "AAAA", "Li4v", "YSNiIGMjZA%3D%3D", "w7w%3D", "a" * 3000]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ MAX_BYTES = 20 * 1024 * 1024
 MAX_MODULES = {
     "ApiFunction": 573,
     "TaskFunction": 573,
-    "SweepFunction": 575,
+    "SweepFunction": 580,
     "CallbackFunction": 465,
     "BoardFunction": 460,
 }

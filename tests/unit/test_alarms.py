@@ -346,3 +346,9 @@ def test_the_results_queue_is_shown_whoever_made_it(queue: str) -> None:
 
     shown = {of["QueueName"] for _, name, of in named if name == "ApproximateAgeOfOldestMessage"}
     assert shown == {"mine.fifo" if queue else "ResultsQueue.QueueName"}
+
+
+def test_the_page_on_operations_names_every_metric() -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+
+    assert set(re.findall(r"^\| `(\w+)` \| (?:count|seconds|milliseconds) \|", text, re.MULTILINE)) == METRICS.keys()

@@ -51,7 +51,7 @@ def test_a_line_of_the_aws_cli_names_what_aws_knows(document: str, line: str) ->
     members = operation.input_shape.members if operation.input_shape else {}
     required = operation.input_shape.required_members if operation.input_shape else []
 
-    given = {word.removeprefix("--") for word in rest if word.startswith("--")}
+    given = {word.removeprefix("--").removeprefix("no-") for word in rest if word.startswith("--")}
 
     assert given - OWN_OPTIONS <= {xform_name(name, "-") for name in members}
     assert {xform_name(name, "-") for name in required} <= given

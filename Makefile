@@ -43,8 +43,8 @@ help: ## Show this list
 	@echo
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-run: build ## Run the whole job on this machine and show each request, answer and message
-	@$(BIN)/python -m tests.sandbox run
+run: build ## Show the job on this machine, the best parts first; ALL=1 for every sample event too
+	@$(BIN)/python -m tests.sandbox run $(if $(filter-out 0,$(ALL)),--all)
 
 serve: build ## Keep the sandbox running, with a live board and curl lines to paste; Ctrl-C stops it
 	@$(BIN)/python -m tests.sandbox serve

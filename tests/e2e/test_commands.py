@@ -79,14 +79,39 @@ def excerpt() -> set[str]:
 def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) -> None:
     before = tree()
 
-    done = sandbox_command(environment_of, "run")
+    done = sandbox_command(environment_of, "run", "--all", AWS_PROFILE="of-another-project")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "were what they must be" in done.stdout
     assert excerpt() <= masked(done.stdout)
     for file in (REPOSITORY / "events").glob("*/*.json"):
         assert f"events/{file.parent.name}/{file.name}" in done.stdout
+    assert "\033" not in done.stdout
+    # All else is what the short form shows. Lines about the progress of a wait are as many as the wait is long.
+    short = done.stdout.partition("\nThe room class-1\n")[0] + done.stdout.partition("\n3. ")[2]
+    assert len([line for line in short.splitlines() if not re.match("  [a-z]", line)]) <= 110
     assert tree() == before
+
+
+@pytest.mark.parametrize("way", ["closed pipe", "closed terminal"])
+def test_run_ends_quietly_when_its_reader_goes(environment_of: dict[str, str], way: str) -> None:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*COMMAND, "run"], cwd=REPOSITORY, env=environment_of, **pipes) as running:
+        assert running.stdout
+        assert running.stderr
+        # Functions run by then.
+        for line in running.stdout:
+            if "The teacher's camera goes off" in line:
+                break
+        if way == "closed pipe":
+            running.stdout.close()
+        else:
+            # The second signal must not end the clearing up.
+            running.send_signal(signal.SIGHUP)
+            running.send_signal(signal.SIGTERM)
+        errors = running.stderr.read()
+
+    assert (running.returncode, errors) == (0 if way == "closed pipe" else 130, "")
 
 
 def test_board_writes_a_page_and_its_picture_where_a_browser_is(environment_of: dict[str, str]) -> None:

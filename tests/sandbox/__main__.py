@@ -1,12 +1,16 @@
 """The commands: `run` shows the job, `serve` keeps it running, `board` pictures it, `query` asks the real service."""
 
 import argparse
+import errno
 import json
 import os
 import signal
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from tests.sandbox.printing import progress
 
 PACKAGE = Path(__file__).parents[2] / "layers" / "stream_state"
 HOW_TO_QUERY = """make query asks the real service, with your own keys. Please set:
@@ -23,33 +27,65 @@ def main() -> int:
     parser.add_argument("command", choices=["run", "serve", "board", "query"])
     for name in ("--room-id", "--user-id", "--app-id"):
         parser.add_argument(name, default="", help="for query")
+    parser.add_argument("--all", action="store_true", help="for run: every event of events/ too")
     arguments = parser.parse_args()
     if arguments.command == "query":
         return ask_real_service(arguments.room_id, arguments.user_id, arguments.app_id)
-    # SIGINT too: a shell that starts a job in the background lets it ignore Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # In a pipe, too, each line is read as it happens.
+    vars(sys)["stdout"].reconfigure(line_buffering=True)
+    # What this shell has set for AWS is for the real one.
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    # SIGINT too: a shell that starts a job in the background lets it ignore Ctrl-C. `nohup` stays heeded.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
-        return start(arguments.command)
+        return start(arguments.command, shows_all=arguments.all)
     except KeyboardInterrupt:
-        print("\nStopped.")
+        with suppress(OSError):
+            print("\nStopped.")
         return 0 if arguments.command == "serve" else 130
+    except OSError as error:
+        # The reader of a pipe, or the terminal, has gone: nobody is left to tell.
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        return 0
+    finally:
+        # Python writes what is left at its end, and would complain.
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def start(command: str) -> int:
+def stop(*_: object) -> None:
+    """End the command, once: a second Ctrl-C must not end the clearing up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def start(command: str, *, shows_all: bool) -> int:
     """Start a sandbox for `run`, `serve` or `board`; the exit code."""
-    # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
-    from tests.sandbox.board import save
-    from tests.sandbox.demonstration import Demonstration
-    from tests.sandbox.serving import serve
-    from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox
+    print("Stream State for Volcengine RTC, on this machine alone: the built functions and layers, a simulator of")
+    print("the RTC service that checks every signature, and moto in place of AWS. Nothing leaves this machine.")
+    started = time.monotonic()
+    with ExitStack() as running:
+        with progress(lambda: f"starting: {time.monotonic() - started:.0f} s"):
+            # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
+            from tests.sandbox.board import save
+            from tests.sandbox.demonstration import Demonstration
+            from tests.sandbox.serving import serve
+            from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox
 
-    if not BUILT_TEMPLATE.exists():
-        print("There is nothing to run yet: make build makes it.", file=sys.stderr)
-        return 1
-    with Sandbox({"EnableCallbacks": "true"}) as sandbox:
+            if not BUILT_TEMPLATE.exists():
+                print("There is nothing to run yet: make build makes it.", file=sys.stderr)
+                return 1
+            sandbox = running.enter_context(Sandbox({"EnableCallbacks": "true"}))
         if command == "run":
-            return Demonstration(sandbox).run()
+            return Demonstration(sandbox).run(shows_all=shows_all)
         return save(sandbox) if command == "board" else serve(sandbox)
 
 

@@ -1,4 +1,4 @@
-"""What `make run` shows: every entry point asked with the events of events/, and each answer checked."""
+"""What `make run` shows, each answer checked; with ALL=1 every event of events/ too."""
 
 import json
 import textwrap
@@ -11,13 +11,24 @@ from typing import Any
 
 import requests
 
-from tests.sandbox.functions import HAS_RUNTIME_CLIENT
+from tests.sandbox.functions import HAS_RUNTIME_CLIENT, Invocation
+from tests.sandbox.printing import (
+    BOLD,
+    RED,
+    coloured,
+    document_text,
+    fill,
+    heading,
+    http_request,
+    outcome_line,
+    progress,
+    state_line,
+)
 from tests.sandbox.simulator import MEDIA, Keys, signed
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
 EVENTS = REPOSITORY / "events"
-ROOM, HALL, STAGE, LOUNGE = "class-1", "hall-1", "stage-1", "lounge-1"
-WIDTH = 116
+ROOM, LESSON, HALL, STAGE, LOUNGE = "class-1", "lesson-1", "hall-1", "stage-1", "lounge-1"
 # What each user of the room publishes.
 CLASSROOM: Mapping[str, tuple[str, ...]] = {
     "teacher": ("Audio", "Video"),
@@ -90,86 +101,89 @@ def sample(name: str) -> dict[str, Any]:
     return event
 
 
-def _fill(text: str, indent: str) -> str:
-    """The text in lines of that indent, further lines two deeper."""
-    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
-
-
-def _full(document: dict[str, Any]) -> str:
-    """A document with a line for each field."""
-    fields = [_fill(f"{json.dumps(name)}: {json.dumps(value)}", " " * 6) for name, value in document.items()]
-    return "{\n" + ",\n".join(fields) + "\n    }"
-
-
-def _line(document: dict[str, Any]) -> str:
-    """A state or message in one line."""
-    on = [name for name, on in document["media"].items() if on]
-    publishing = "is not known" if document["publishing"] is None else f"publishes {', '.join(on) or 'nothing'}"
-    if "message_id" in document:
-        more = f"message {document['message_id']}"
-    elif "changed" in document:
-        first = document["previous"] is None
-        more = "delivered for the first time" if first else f"changed: {', '.join(document['changed']) or 'nothing'}"
-    else:
-        more = f"{document['source']} {document['rtc_request_id']}"
-    return f"{document['user_id'] + ' ' + publishing:<48} {document['observed_at'][11:]}  {more}"
-
-
 @dataclass
 class Demonstration:
-    """The steps of `make run`, and what did not come out as it must."""
+    """The parts of `make run`, and what did not come out as it must."""
 
     sandbox: Sandbox
     answers: int = 0
     wrong: list[str] = field(default_factory=list)
     _shown: set[str] = field(default_factory=set)
+    _watched: int = len(WATCHED)
 
-    def run(self) -> int:
-        """Show everything; 0 if every answer was what it must be."""
+    def run(self, *, shows_all: bool = False) -> int:
+        """Show the parts, the best first; 0 if every answer was what it must be."""
         started = time.perf_counter()
-        print("Stream State for Volcengine RTC, on this machine alone: the built functions and layers, a simulator of")
-        print("the RTC service that checks every signature, and moto in place of AWS. Nothing leaves this machine.")
-        print("Of each kind of document the first is shown in full, the others as a line.")
         if not HAS_RUNTIME_CLIENT:
             print("AWS's runtime client exists for Linux only: here a plain loop runs the functions.")
-        self._heading(f"The room {ROOM}")
-        for user, media in CLASSROOM.items():
-            self.sandbox.simulator.publish(ROOM, user, *media)
-            print(f"  {user:<9} publishes {', '.join(MEDIA[medium] for medium in media) or 'nothing'}")
-        for folder, (function, heading) in HEADINGS.items():
-            self._heading(heading)
-            for name, expected in EXPECTED.items():
-                if name.startswith(f"{folder}/"):
-                    self._event(function, name, *expected)
-        self._heading("Real HTTP, through a front that turns requests into such events")
-        self._over_http()
-        self._heading(f"A sweep of {len(WATCHED)} watched users, at the limit that all functions share")
-        self._watched_sweeps()
-        self._heading("A host joins and publishes: callback events, and a workflow that waits for the camera")
+        self._story()
+        heading("1. A workflow waits for a host's camera, and the event of the camera wakes it")
         self._host()
-        self._heading("A whole room: who is in it, and a leave whose event was lost")
+        heading("2. A whole room: who is in it, and a leave whose event was lost")
         self._lounge()
-        self._heading("The signing keys are replaced while the application runs")
+        if shows_all:
+            self._every_event()
+        heading(f"3. {len(WATCHED)} watched users, asked about at the limit that all functions share")
+        self._watched_sweeps()
+        heading("4. The signing keys are replaced while the application runs")
         self._rotation()
         simulator = self.sandbox.simulator
         print(
             f"\n{len(simulator.arrivals)} calls reached the simulated service, {simulator.worst_second} in one second."
         )
         for problem in self.wrong:
-            print(f"NOT AS IT MUST BE: {problem}")
+            print(coloured(f"NOT AS IT MUST BE: {problem}", RED))
         if not self.wrong:
             print(f"All {self.answers} answers were what they must be. It took {time.perf_counter() - started:.1f} s.")
-            print(
-                "Next: make serve keeps all this running for you to try, with a board to look at; make test proves it."
-            )
+            more = "" if shows_all else "make run ALL=1 shows every event of events/ too; "
+            print(f"Next: {more}make serve keeps all this running, with a board; make test proves it.")
         return 1 if self.wrong else 0
+
+    def _story(self) -> None:
+        """The camera of a teacher goes off: three lines."""
+        simulator = self.sandbox.simulator
+        simulator.push_to = self.sandbox.callback_url
+        with progress(lambda: "A teacher joins, with microphone and camera on ..."):
+            simulator.publish(LESSON, "teacher", "Audio", "Video")
+            self.sandbox.receive(3)
+        simulator.publish(LESSON, "teacher", "Video", on=False)
+        simulator.push_to = None
+        event = json.loads(simulator.pushed[LESSON, "teacher"])
+        switched_ms = json.loads(event["EventData"])["Timestamp"]
+        print(f"""
+{_time(switched_ms)}  {coloured("The teacher's camera goes off.", BOLD)}
+{_time(switched_ms)}  The vendor sends the event {event["EventType"]}.""")
+        raw = self.sandbox.receive(1)
+        messages = [json.loads(each["Body"]) for each in raw]
+        for message, each in zip(messages, raw, strict=True):
+            delivered_ms = int(each["Attributes"]["SentTimestamp"])
+            state, changed = state_line(message).partition("  ")[0], ", ".join(message["changed"])
+            after = f"{delivered_ms - switched_ms} ms later a message is on your queue"
+            print(f"{_time(delivered_ms)}  {after}: {state} (changed: {changed}).")
+        self.answers += 1
+        states = [(each["changed"], each["media"]["video"], each["media"]["audio"]) for each in messages]
+        self._check("the story", states == [(["video"], False, True)], f"the messages are {messages}")
+
+    def _every_event(self) -> None:
+        heading(f"The room {ROOM}")
+        for user, media in CLASSROOM.items():
+            self.sandbox.simulator.publish(ROOM, user, *media)
+            print(f"  {user:<9} publishes {', '.join(MEDIA[medium] for medium in media) or 'nothing'}")
+        self._watched += WATCHED_BY_EVENTS
+        for folder, (function, text) in HEADINGS.items():
+            heading(text)
+            for name, expected in EXPECTED.items():
+                if name.startswith(f"{folder}/"):
+                    self._event(function, name, *expected)
+        heading("Real HTTP, through a front that turns requests into such events")
+        self._over_http()
 
     def _event(self, function: str, name: str, answered: tuple[str, ...], queued: tuple[str, ...]) -> None:
         event = sample(name)
         if function == "BoardFunction":
             self._board(name, event, answered)
             return
-        asked = _http_request(event) if name.startswith("api/") else json.dumps(event)
+        asked = http_request(event) if name.startswith("api/") else json.dumps(event)
         if name.startswith("callback/"):
             asked = " ".join(carrier["body"] for carrier in event.get("Records", [event]))
         answer = self._invoke(function, event, f"{function} <- events/{name}", asked)
@@ -191,7 +205,7 @@ class Demonstration:
     def _board(self, name: str, event: dict[str, Any], shown: tuple[str, ...]) -> None:
         invocation = self.sandbox.invoke("BoardFunction", event)
         page = json.dumps(invocation.payload)
-        asked = textwrap.shorten(json.dumps(event), WIDTH)
+        asked = textwrap.shorten(json.dumps(event), 80)
         self._print(f"BoardFunction <- events/{name}", asked, f"{len(page):,} bytes", invocation.duration_ms, {})
         missing = [user for user in shown if user not in page]
         self._check(name, not invocation.error and not missing, f"{invocation.error}, without {missing}")
@@ -209,36 +223,41 @@ class Demonstration:
         publish = self.sandbox.simulator.publish
         for number, user in enumerate(WATCHED):
             publish(HALL, user, *(["Audio"] if number % 3 == 0 else []))
+        started = time.perf_counter()
         for users in batched(WATCHED, 100, strict=True):
             targets = [{"room_id": HALL, "user_id": user} for user in users]
-            made = self._request("POST", "/watches", 200, f"{users[0]} to {users[-1]}:", {"targets": targets})
+            made = self._request("POST", "/watches", 200, body={"targets": targets})
             self._check("watches", len(made["watches"]) == len(users), "not all are watched")
-        messages = self._sweep("every third of them publishes audio, and no state is known yet:", WATCHED)
+        print(f"  3 times POST /watches, for 100 users each: {(time.perf_counter() - started) * 1000:.0f} ms in all.")
+        messages = self._sweep("Every third of them publishes audio, and no state is known yet:", WATCHED)
         publishing = sum(message["publishing"] for message in messages)
-        print(f"  {publishing} of {len(messages)} users publish.")
         self._check("sweep", publishing == 100, f"{publishing} users publish")
         for user in WATCHED[1:4]:
             publish(HALL, user, "Video")
         for user in (WATCHED[0], WATCHED[6]):
             publish(HALL, user, "Audio", on=False)
-        self._sweep("three switch the camera on and two the microphone off:", [*WATCHED[:4], WATCHED[6]])
-        self._sweep("nothing changes:", [])
+        self._sweep("Three switch the camera on and two the microphone off:", [*WATCHED[:4], WATCHED[6]])
+        self._sweep("Nothing changes:", [])
         worst = self.sandbox.simulator.worst_second
-        print(f"  The worst second held {worst} calls; the vendor allows {MOST_CALLS_PER_SECOND}.")
+        print(f"\n  The worst second held {worst} calls; the vendor allows {MOST_CALLS_PER_SECOND}.")
         self._check("the limit", worst <= MOST_CALLS_PER_SECOND, f"{worst} calls in one second")
 
     def _sweep(self, what: str, changed: list[str]) -> list[dict[str, Any]]:
         """Sweep the watched users, of whom only these have changed; the messages."""
-        summary = self._invoke("SweepFunction", {}, what, "{}")
-        # The sweep also delivers the changes of other rooms that HTTP requests have seen.
-        messages = [message for message in self.sandbox.receive_messages(len(changed)) if message["room_id"] == HALL]
+        print(f"\n  {what}")
+        before, arrivals = len(self.sandbox.simulator.arrivals), self.sandbox.simulator.arrivals
+        with progress(lambda: f"asked about {len(arrivals) - before} of {self._watched}"):
+            invocation = self.sandbox.invoke("SweepFunction", {})
+        summary = self._answer_of(invocation, "", "SweepFunction <- {}")
+        with progress(lambda: f"reading {len(changed)} messages from the queue"):
+            # The sweep also delivers the changes of other rooms that HTTP requests have seen.
+            messages = [each for each in self.sandbox.receive_messages(len(changed)) if each["room_id"] == HALL]
         for message in messages[:2]:
             self._show(message, "queue: ")
         if len(messages) > 2:
             print(f"  ... and {len(messages) - 2} messages more")
         delivered = sorted(message["user_id"] for message in messages)
-        targets = len(WATCHED) + WATCHED_BY_EVENTS
-        expected = {"targets": targets, "delivered": len(changed), "failed": 0, "remaining": 0}
+        expected = {"targets": self._watched, "delivered": len(changed), "failed": 0, "remaining": 0}
         right = expected.items() <= summary.items() and delivered == sorted(changed)
         self._check(what, right, f"{summary}, and messages about {len(messages)} users")
         return messages
@@ -252,19 +271,20 @@ class Demonstration:
             time.sleep(0.05)
         simulator.push_to = self.sandbox.callback_url
         simulator.publish(STAGE, "host", "Audio", "Video")
-        execution = self.sandbox.wait_for_end(arn)
+        with progress(lambda: "the execution ends"):
+            execution = self.sandbox.wait_for_end(arn)
         answer = json.loads(execution.get("output", "{}"))
-        title = "WaitForStream asks once: the host is not there. The host joins, and the event of the camera wakes it:"
+        title = "WaitForStream asks once: the host is not there. Then the host joins with the camera on:"
         observed = datetime.fromisoformat(answer["media_observed_at"]["video"]) if answer else execution["startDate"]
         woken_ms = (execution["stopDate"] - observed).total_seconds() * 1000
         self._print(title, json.dumps(waiting), execution["status"], woken_ms, answer)
-        print("  The milliseconds are those from the event to the end of the execution.")
+        print("  The milliseconds are those from the event to the end of the execution.\n")
         asked = len(simulator.arrivals) - before
         self._check("WaitForStream", asked == 1, f"{asked} calls")
         self._check("WaitForStream", answer.get("holds") is True, f"{execution['status']} {execution.get('error')}")
         simulator.leave(STAGE, "host", reason="kickedByAdmin")
         simulator.push_to = None
-        print("  The messages of these events; the last is that the host is removed from the room.")
+        print("  The messages of these events; the last one after the host was removed from the room:")
         messages = self.sandbox.receive_messages(4)
         for message in messages:
             self._show(message, "queue: ")
@@ -279,49 +299,55 @@ class Demonstration:
             simulator.publish(LOUNGE, user, "Audio")
         simulator.push_to = None
         body = self._request(
-            "POST", "/stream-states/query", 200, "the room is asked:", {"targets": [{"room_id": LOUNGE}]}
+            "POST", "/stream-states/query", 200, "The room is asked:", {"targets": [{"room_id": LOUNGE}]}
         )
         on = {result["user_id"]: result.get("publishing") for result in body["results"]}
         self._check("the room", on == {"anna": True, "ben": True}, f"it is {on}")
-        self._request("PUT", f"/rooms/{LOUNGE}/watch", 200, "sweeps watch the room:")
+        self._request("PUT", f"/rooms/{LOUNGE}/watch", 200, "Sweeps watch the room:")
+        self.sandbox.receive_messages()
         simulator.leave(LOUNGE, "ben")
         # A call within the skew after a start does not overrule it.
-        time.sleep(SKEW_SECONDS + 1)
-        self.sandbox.receive_messages()
-        self._invoke("SweepFunction", {}, "ben leaves, and the event of that is lost:", "{}")
-        messages = [message for message in self.sandbox.receive_messages(2) if message["room_id"] == LOUNGE]
+        ends = time.monotonic() + SKEW_SECONDS + 1
+        with progress(lambda: f"ben leaves, and no event says so; a sweep in {ends - time.monotonic():.0f} s"):
+            time.sleep(SKEW_SECONDS + 1)
+        self._invoke("SweepFunction", {}, "A sweep after ben left, the event of which was lost:", "SweepFunction <- {}")
+        messages = [message for message in self.sandbox.receive_messages(1) if message["room_id"] == LOUNGE]
         for message in messages:
             self._show(message, "queue: ")
-        left = [(message["user_id"], message["present"], message["publishing"]) for message in messages]
-        # The query had met anna's other media within the skew: a recheck may have settled them before the sweep.
-        right = sorted(left) in ([("anna", True, True), ("ben", False, False)], [("ben", False, False)])
+        left = {message["user_id"]: (message["present"], message["publishing"]) for message in messages}
+        # The query had met anna's other media within the skew: the sweep may have settled them too.
+        right = left.pop("ben", None) == (False, False) and set(left.items()) <= {("anna", (True, True))}
         self._check("the lost leave", right, f"the messages are about {left}")
-        body = self._request("GET", f"/rooms/{LOUNGE}/stream-states", 200, "the room from the table:")
+        body = self._request("GET", f"/rooms/{LOUNGE}/stream-states", 200, "The room from the table:")
         users = [result["user_id"] for result in body["results"]]
         self._check("who is there", users == ["anna"], f"{users} are listed")
+        self._request("DELETE", f"/rooms/{LOUNGE}/watch", 204)
 
     def _rotation(self) -> None:
         simulator = self.sandbox.simulator
         simulator.rotate(SECOND_KEYS)
         self.sandbox.put_keys(SECOND_KEYS)
         before = len(simulator.arrivals)
-        what = "the secret holds a new key pair, and the service refuses the old one:"
-        self._request("GET", f"/rooms/{ROOM}/users/teacher/stream-state", 200, what)
+        what = "The secret holds a new key pair, and the service refuses the old one:"
+        self._request("GET", f"/rooms/{LESSON}/users/teacher/stream-state", 200, what)
         outcomes = [arrival.outcome for arrival in list(simulator.arrivals)[before:]]
         print(f"  The service answered the calls behind it: {', '.join(outcomes)}")
         self._check("rotation", outcomes in (["OK"], ["InvalidAccessKey", "OK"]), "more than one call was refused")
 
     def _invoke(self, function: str, event: dict[str, Any], title: str, asked: str) -> dict[str, Any]:
-        invocation = self.sandbox.invoke(function, event)
+        return self._answer_of(self.sandbox.invoke(function, event), title, asked)
+
+    def _answer_of(self, invocation: Invocation, title: str, asked: str) -> dict[str, Any]:
         answer: dict[str, Any] = invocation.payload
         outcome = invocation.error_type or "answer"
         if "statusCode" in answer:
             outcome, answer = f"HTTP {answer['statusCode']}", json.loads(answer.get("body") or "{}")
         self._print(title, asked, outcome, invocation.duration_ms, answer)
-        self._check(title, outcome in ("answer", "HTTP 200", "HTTP 204"), outcome)
+        self._check(title or asked, outcome in ("answer", "HTTP 200", "HTTP 204"), outcome)
         return answer
 
-    def _request(self, method: str, path: str, status: int, title: str, body: object = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, status: int, title: str = "", body: object = None) -> dict[str, Any]:
+        """Request over HTTP, and print that if it has a title; the answer."""
         started = time.perf_counter()
         # A session that ignores proxies of the environment: this must not leave the machine.
         with requests.Session() as session:
@@ -329,14 +355,16 @@ class Demonstration:
             response = session.request(method, self.sandbox.api_url + path, json=body, timeout=60)
         asked = f"{method} {path} {textwrap.shorten(json.dumps(body), 80) if body else ''}"
         duration_ms = (time.perf_counter() - started) * 1000
-        answer: dict[str, Any] = response.json()
-        self._print(title, asked, f"HTTP {response.status_code}", duration_ms, answer)
+        answer: dict[str, Any] = response.json() if response.content else {}
+        if title:
+            self._print(title, asked, f"HTTP {response.status_code}", duration_ms, answer)
         self._check(path, response.status_code == status, f"HTTP {response.status_code} instead of {status}")
         return answer
 
     def _print(self, title: str, asked: str, outcome: str, duration_ms: float, answer: dict[str, Any]) -> None:
         self.answers += 1
-        print(f"\n  {title}\n{_fill(asked, '    ')}\n  -> {outcome} after {duration_ms:.0f} ms")
+        print(f"\n  {title}\n" if title else "", fill(asked, "    "), sep="")
+        print(f"  {outcome_line(outcome, duration_ms)}")
         if "watches" in answer:
             print(f"    {len(answer['watches'])} watches until {answer['watches'][0]['expires_at']}")
         else:
@@ -345,14 +373,10 @@ class Demonstration:
 
     def _show(self, document: dict[str, Any], prefix: str = "  ") -> None:
         """Print a document: in full if it is the first of its kind, or a problem."""
-        if "delivered" in document:
-            text = ", ".join(f"{name} {value}" for name, value in document.items() if value != [])
-        elif "media" in document and prefix in self._shown:
-            text = _line(document)
-        else:
+        is_state = "media" in document
+        print(f"  {prefix}{document_text(document, in_full=is_state and prefix not in self._shown)}")
+        if is_state:
             self._shown.add(prefix)
-            text = _full(document)
-        print(f"  {prefix}{text}")
 
     def _check_states(self, what: str, states: list[Any], users: tuple[str, ...]) -> None:
         on = {user: {MEDIA[medium] for medium in CLASSROOM.get(user, ())} for user in users}
@@ -371,13 +395,7 @@ class Demonstration:
         if not condition:
             self.wrong.append(f"{what}: {otherwise}")
 
-    @staticmethod
-    def _heading(text: str) -> None:
-        print(f"\n{text}\n{'-' * len(text)}")
 
-
-def _http_request(event: Mapping[str, Any]) -> str:
-    """The part of an HTTP event that a person asks with."""
-    method = event["httpMethod"] if "httpMethod" in event else event["requestContext"]["http"]["method"]
-    query = "&".join(f"{name}={value}" for name, value in (event.get("queryStringParameters") or {}).items())
-    return f"{method} {event.get('path') or event['rawPath']}{'?' * bool(query)}{query} {event.get('body') or ''}"
+def _time(milliseconds: int) -> str:
+    """The time of day, with milliseconds."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()[11:23]

@@ -71,7 +71,7 @@ def history(world: World, simulator: Simulator, rng: random.Random, target: Targ
 def test_after_one_sweep_nobody_who_has_gone_is_on_and_nobody_who_is_there_is_off_because_of_it(
     world: World, simulator: Simulator
 ) -> None:
-    # Given a thousand rooms with lost joins, starts, leaves and ends, of which events alone have told
+    # Given a thousand rooms with lost joins, starts, leaves and ends, of which events alone have spoken
     rng = random.Random(14)  # noqa: S311 (no secret)
     rooms = [Room(APP_ID, f"room-{number}") for number in range(ROOMS)]
     users = [Target(APP_ID, room.room_id, f"user-{number}") for room in rooms for number in range(rng.randint(1, 6))]

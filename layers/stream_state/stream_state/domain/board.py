@@ -23,7 +23,7 @@ room: class   # rooms whose names hold this text; with app_id the room of exactl
 app_id: 661e8f2a9b3c4d5e6f708192
 ```
 """
-# A shape and a word for each value: nothing is told by colour alone.
+# A shape and a word for each value: colour alone says nothing.
 _MEDIUM = {True: ("on", "● on"), False: ("off", "○ off"), None: ("unknown", "? not known")}
 _PRESENT = {True: ("on", "▲ present"), False: ("off", "▽ gone"), None: ("unknown", "? not known")}
 _HEADINGS = (

@@ -63,7 +63,8 @@ def main() -> int:
 def stop(*_: object) -> None:
     """End the command, once: a second Ctrl-C must not end the clearing up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        # Not SIG_IGN: Python complains if such a signal is on its way already.
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 

@@ -145,11 +145,18 @@ def save(sandbox: Sandbox) -> int:
     page.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Board</title>{widget}</html>\n')
     print(f"Wrote {page.relative_to(REPOSITORY)}")
     if found := browser():
-        with tempfile.TemporaryDirectory() as profile:
+        # The path of a socket in it has at most 108 characters.
+        with tempfile.TemporaryDirectory(dir="/tmp") as profile:
             command = [found, *FLAGS, f"--user-data-dir={profile}", "--window-size=1100,840"]
             shot = [*command, f"--screenshot={picture}", page.as_uri()]
             # Whatever it writes besides goes with the folder.
-            subprocess.run(shot, env={**os.environ, "HOME": profile}, check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                shot,
+                env={**os.environ, "HOME": profile, "TMPDIR": profile},
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
         print(f"Wrote {picture.relative_to(REPOSITORY)}")
     else:
         print(f"No picture: none of {', '.join(BROWSERS)} was found.")

@@ -89,6 +89,7 @@ class Machine:
     task: Task = lambda event: answer(holds=True)
     asked: list[Any] = field(default_factory=list)
     retried_after_seconds: list[float] = field(default_factory=list)
+    times_as_fast: int = 100
 
     def says(self, *answers: Answer) -> None:
         """Let the task answer so, one after another, and then the last for good."""
@@ -141,9 +142,11 @@ def machine(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(stack.aws.client("stepfunctions"))
     monkeypatch.setattr(stack.aws, "_invoke_api", machine.invoke)
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=machine.retried_after_seconds.append))
-    # An interval takes a hundredth of its time; the clock of a wait takes all of it.
+    # An interval takes a part of its time; the clock of a wait takes all of it.
     seconds_of = TimeoutSecondsPath._eval_seconds
-    monkeypatch.setattr(TimeoutSecondsPath, "_eval_seconds", lambda timeout, env: seconds_of(timeout, env) / 100)
+    monkeypatch.setattr(
+        TimeoutSecondsPath, "_eval_seconds", lambda timeout, env: seconds_of(timeout, env) / machine.times_as_fast
+    )
     return machine
 
 
@@ -211,14 +214,14 @@ def test_a_host_who_has_not_joined_is_waited_for(stack: Stack, machine: Machine,
         return task(event)
 
     machine.task = join_before_the_fourth_round
+    # A round takes longer on a machine with other work, and must not be timed out.
+    machine.times_as_fast = 20
 
     ended = machine.run({**IDS, "medium": "video"})
 
-    assert (ended.status, ended.output["media"]["video"]) == ("SUCCEEDED", True)
-    # A slow machine may end an interval before the answer.
-    assert len(machine.asked) >= 4
+    assert (ended.status, ended.output["media"]["video"], len(machine.asked)) == ("SUCCEEDED", True, 4)
     outcomes = [arrival.outcome for arrival in stack.simulator.arrivals]
-    assert outcomes[:4] == ["InternalError.RoomNotFound"] * 3 + ["OK"]
+    assert outcomes == ["InternalError.RoomNotFound"] * 3 + ["OK"]
     assert (inputs(ended, "WaitForInterval"), machine.retried_after_seconds) == ([], [])
     # Another workflow that waits for the same user shares the answer.
     machine.task = task
@@ -331,13 +334,12 @@ def test_rounds_leave_nothing_behind(machine: Machine) -> None:
     machine.says(*[failure, failure, failure, answer(holds=False)] * 100, answer(holds=True))
 
     # When there are many of them
+    machine.times_as_fast = 40
     ended = machine.run({**IDS, "interval_seconds": 10})
 
     # Then no state's input has grown, and the most rounds that are allowed fit into one execution's 25,000 events
     rounds = len(inputs(ended, "Round"))
-    # As above.
-    assert ended.status == "SUCCEEDED"
-    assert 201 <= rounds <= 250
+    assert (ended.status, rounds) == ("SUCCEEDED", 201)
     sizes = [len(given) for given in inputs(ended, "Round")[1:]]
     assert max(sizes) == max(sizes[:2])
     assert len(ended.events) / rounds * (MAX_INTERVALS + 2) < 25_000

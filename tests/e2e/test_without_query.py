@@ -110,5 +110,9 @@ def test_an_event_that_cannot_be_stored_comes_again_from_the_retry_queue(world: 
 
     world.simulator.join("room-2", "late")
 
-    (message,) = world.receive_messages(1)
-    assert (message["user_id"], message["present"], message["source"]) == ("late", True, "callback")
+    # A recheck of the host may come to an end meanwhile.
+    first, more = world.receive_messages(1), []
+    if all(message["user_id"] != "late" for message in first):
+        more = world.receive_messages(1)
+    messages = [message for message in first + more if message["user_id"] == "late"]
+    assert [(message["present"], message["source"]) for message in messages] == [(True, "callback")]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ from stream_state.settings import Settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-type Named = Callable[[Mapping[str, str], tuple[str, ...]], Target | Room]
+# How a request names what is watched.
+type Named = Callable[[Request, Mapping[str, str], tuple[str, ...]], Target | Room]
 
 settings = Settings.from_environment(os.environ)
 table = Table.from_settings(settings)
@@ -82,24 +84,17 @@ def list_room_states(request: Request) -> Response:
     return page_response("results", answers + last, page.next_key)
 
 
-def put_watch(request: Request) -> Response:
-    """Have sweeps ask about a user until the watch expires."""
-    return _watch(request, request.target)
+def put_watch(named: Named, request: Request) -> Response:
+    """Have sweeps ask about a user, or about all users of a room, until the watch expires."""
+    target = named(request, request.query({"app_id"}), settings.rtc_app_ids)
+    (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
+    return json_response(HTTPStatus.OK, watch.as_dict())
 
 
-def put_room_watch(request: Request) -> Response:
-    """Have sweeps ask about all users of a room until the watch expires."""
-    return _watch(request, request.room)
-
-
-def delete_watch(request: Request) -> Response:
-    """Have sweeps ask about a user no more."""
-    return _unwatch(request, request.target)
-
-
-def delete_room_watch(request: Request) -> Response:
-    """Have sweeps ask about a room no more; watches of its users stay."""
-    return _unwatch(request, request.room)
+def delete_watch(named: Named, request: Request) -> Response:
+    """Have sweeps ask about a user or a room no more; watches of a room's users stay."""
+    watch_list.remove(named(request, request.query({"app_id"}), settings.rtc_app_ids))
+    return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
 
 
 def post_watches(request: Request) -> Response:
@@ -117,26 +112,15 @@ def list_watches(request: Request) -> Response:
     return page_response("watches", [watch.as_dict() for watch in page.entries], page.next_key)
 
 
-def _watch(request: Request, target_of: Named) -> Response:
-    target = target_of(request.query({"app_id"}), settings.rtc_app_ids)
-    (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
-    return json_response(HTTPStatus.OK, watch.as_dict())
-
-
-def _unwatch(request: Request, target_of: Named) -> Response:
-    watch_list.remove(target_of(request.query({"app_id"}), settings.rtc_app_ids))
-    return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
-
-
 # API Gateway has matched the route already: a framework's router would match it again, and takes long to load.
 ROUTES: Mapping[str, Callable[[Request], Response]] = {
     "GET /rooms/{room_id}/users/{user_id}/stream-state": get_stream_state,
     "POST /stream-states/query": query_stream_states,
     "GET /rooms/{room_id}/stream-states": list_room_states,
-    "PUT /rooms/{room_id}/users/{user_id}/watch": put_watch,
-    "DELETE /rooms/{room_id}/users/{user_id}/watch": delete_watch,
-    "PUT /rooms/{room_id}/watch": put_room_watch,
-    "DELETE /rooms/{room_id}/watch": delete_room_watch,
+    "PUT /rooms/{room_id}/users/{user_id}/watch": partial(put_watch, Request.target),
+    "DELETE /rooms/{room_id}/users/{user_id}/watch": partial(delete_watch, Request.target),
+    "PUT /rooms/{room_id}/watch": partial(put_watch, Request.room),
+    "DELETE /rooms/{room_id}/watch": partial(delete_watch, Request.room),
     "POST /watches": post_watches,
     "GET /watches": list_watches,
 }

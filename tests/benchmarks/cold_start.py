@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 PEER = HERE.parents[1] / ".aws-sam" / "peers" / "build" / "Peer"
 OURS, FLOOR = "ApiFunction", "floor"
 PEERS = {"volcengine": "first_sdk", "volcengine-python-sdk": "second_sdk"}
+WITH_TABLE = " with a table"
 
 
 def event() -> dict[str, Any]:
@@ -45,9 +46,10 @@ def functions() -> Iterator[Functions]:
         sandbox.simulator.calls_per_second = None
         ours = sandbox.functions.functions[OURS]
         peer = replace(ours, code_directory=PEER, layer_directories=(), handler="app.lambda_handler")
-        compared = {OURS: ours} | {
-            name: replace(peer, environment={**ours.environment, "SDK": sdk}) for name, sdk in PEERS.items()
-        }
+        compared = {OURS: ours}
+        for name, sdk in PEERS.items():
+            compared[name] = replace(peer, environment={**ours.environment, "SDK": sdk})
+            compared[name + WITH_TABLE] = replace(compared[name], handler="app.handler_with_table")
         compared[FLOOR] = replace(peer, code_directory=HERE / "peers", handler="floor.lambda_handler")
         measured = Functions(compared, Path(directory))
         try:

@@ -2,9 +2,10 @@
 
 import json
 import re
+import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from tests.e2e.http import Http
 from tests.sandbox.aws import Interceptor, Reply, failure
 from tests.sandbox.demonstration import sample
+from tests.sandbox.server import Request, Response
 from tests.sandbox.simulator import Exchange, Fault, error, signed
 from tests.sandbox.stack import Sandbox
 from tests.unit.test_alarms import in_alarms, in_widgets
@@ -66,7 +68,7 @@ def environment() -> Mapping[str, str]:
 @pytest.fixture
 def calls(cold: Sandbox) -> Iterator[Calls]:
     """By function: the actions that it used, each with its resource. A function signs with its own name."""
-    functions, application = cold.functions.functions, cold.aws._moto
+    functions, answer = cold.functions.functions, cold.aws.server.answer
     before = dict(functions)
     for name, function in before.items():
         functions[name] = replace(function, environment={**function.environment, "AWS_ACCESS_KEY_ID": name})
@@ -81,13 +83,11 @@ def calls(cold: Sandbox) -> Iterator[Calls]:
     }
     made: Calls = defaultdict(set)
 
-    def record(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read()
-        environ["wsgi.input"].seek(0)
-        signer = re.search(r"Credential=(\w+)/", environ.get("HTTP_AUTHORIZATION", ""))
-        service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
+    def record(request: Request, connection: socket.socket) -> Response | None:
+        signer = re.search(r"Credential=(\w+)/", request.header("Authorization"))
+        service, _, operation = request.header("X-Amz-Target").partition(".")
         if signer and signer[1] in before:
-            call = json.loads(body)
+            call = json.loads(request.body)
             tables = call.get("RequestItems", {}).keys() or {call.get("TableName")}
             (named,) = {call.get("QueueUrl") or call.get("SecretId") or table for table in tables}
             # A task token names no resource.
@@ -98,11 +98,11 @@ def calls(cold: Sandbox) -> Iterator[Calls]:
             if resource == "StateTable.Arn" and (signer[1] == "CallbackFunction" or is_of_waits):
                 resource += f" of {partition(call)}"
             made[signer[1]].add((resource, f"{SERVICES[service]}:{PERMISSIONS.get(operation, operation)}"))
-        return application(environ, start_response)
+        return answer(request, connection)
 
-    cold.aws._moto = record
+    cold.aws.server.answer = record
     yield made
-    cold.aws._moto = application
+    cold.aws.server.answer = answer
     functions.update(before)
 
 

@@ -7,7 +7,6 @@ resolver and the output belong to the whole process.
 import contextlib
 import copy
 import importlib
-import io
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -35,7 +34,7 @@ from tests.integration.tls import make_certificate
 from tests.sandbox import simulator as simulator_module
 from tests.sandbox.aws import Aws
 from tests.sandbox.functions import REGION
-from tests.sandbox.server import LoopbackServer, Request, Response
+from tests.sandbox.server import Answer, LoopbackServer, Request, Response
 from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, MEDIA, Exchange, Fault, Keys, Simulator
 from tests.sandbox.template import Template
 from tests.unit.callback_world import fields, sign, text
@@ -92,54 +91,39 @@ AwsFault = Callable[[str, Mapping[str, Any]], Fault | None]
 
 
 class Wire:
-    """Stands before moto: keeps connections as AWS does, and lets faults replace, cut or lose answers."""
+    """Stands before AWS, and lets faults replace, cut or lose its answers."""
 
-    def __init__(self, world: "FaultyWorld", application: Callable[..., Any]) -> None:
+    def __init__(self, world: "FaultyWorld", answer: Answer) -> None:
         self._world = world
-        self._application = application
+        self._carry_out = answer
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        world, connection = self._world, environ["werkzeug.socket"]
-        operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        call = json.loads(body or b"{}")
+    def __call__(self, request: Request, connection: socket.socket) -> Response | None:
+        world = self._world
+        operation = request.header("X-Amz-Target").rpartition(".")[2]
+        call = json.loads(request.body or b"{}")
         # A recheck comes at once: the events that ask for one are old enough.
         if call.pop("DelaySeconds", None) is not None:
-            body = json.dumps(call).encode()
+            request = replace(request, body=json.dumps(call).encode())
             call["DelaySeconds"] = 1
-        given = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         is_own = not (world.is_faulty and operation)
         fault = None if is_own else world.aws_fault(operation, {**call, "kept": connection in world.kept})
+        if not fault:
+            world.connections.add(connection)
+            return self._carry_out(request, connection)
         token = object()
-        if fault:
-            world.under_way.add(token)
+        world.under_way.add(token)
         try:
-            self._answer(connection, fault, Request("POST", environ["PATH_INFO"], [], body), environ | given)
-        except OSError:
-            pass  # The client has gone.
+            response = fault(Exchange(request, {}, 200, {}, connection))
+        except Pass as passed:
+            response = self._carry_out(request, connection)
+            response = response if passed.answered else None
         finally:
             world.under_way.discard(token)
-        if fault is None:
-            world.connections.add(connection)
-        # The server takes the next request of an open connection after this, and adds nothing to the answer.
-        raise ConnectionResetError
-
-    def _answer(self, connection: socket.socket, fault: Fault | None, request: Request, environ: Any) -> None:
-        response = None
-        try:
-            response = fault(Exchange(request, {}, 200, {}, connection)) if fault else self._carry_out(environ)
-        except Pass as passed:
-            response = self._carry_out(environ)
-            response = response if passed.answered else None
         if response:
-            connection.sendall(response.wire())
-        if fault:
-            connection.shutdown(socket.SHUT_RDWR)
-
-    def _carry_out(self, environ: dict[str, Any]) -> Response:
-        begun: list[Any] = []
-        body = b"".join(self._application(environ, lambda *given: begun.extend(given[:2])))
-        return Response(int(begun[0].split()[0]), body, list(begun[1]))
+            # The client may have gone.
+            with contextlib.suppress(OSError):
+                connection.sendall(response.wire())
+        return None
 
 
 @dataclass
@@ -186,7 +170,7 @@ class FaultyWorld:
         self.simulator = Simulator()
         self.simulator.rotate(KEYS)
         self.aws = Aws(REGION, lambda request: Response(404))
-        self.aws._server.app = Wire(self, self.aws._server.app)
+        self.aws.server.answer = Wire(self, self.aws.server.answer)
         self.connections: WeakSet[socket.socket] = WeakSet()
         self.kept: frozenset[socket.socket] = frozenset()
         self.is_faulty, self.met = False, 0
@@ -214,7 +198,7 @@ class FaultyWorld:
         self._usual = dict(os.environ)
         self._clients = {name: self.aws.client(name) for name in ("dynamodb", "sqs", "secretsmanager")}
         self._retry_queue_url = self._functions["callback"].environment["CALLBACK_RETRY_QUEUE_URL"]
-        self.ports = _ports() | {"aws": self.aws._server.server_port, "vendor": self.simulator.server_address[1]}
+        self.ports = _ports() | {"aws": self.aws.server.server_address[1], "vendor": self.simulator.server_address[1]}
         self._take_over()
         self._stored: list[Any] = []
         self.consumer = self._delivered = Consumer()

@@ -1,13 +1,13 @@
 """AWS on loopback: moto's server, the resources of the template in it, and limits that moto does not enforce."""
 
-import io
 import json
 import logging
 import os
 import re
+import socket
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -17,14 +17,14 @@ import boto3
 import moto.sqs.models
 from botocore.config import Config
 from moto.core.config import default_user_config
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.parser.asl.utils import json_path
-from werkzeug.serving import make_server
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tests.sandbox.functions import ACCOUNT_ID, FUNCTION_PREFIX, INVOKE_PREFIX
-from tests.sandbox.server import Request, Response
+from tests.sandbox.server import LoopbackServer, Request, Response
 
 MAX_FIFO_ID_CHARACTERS = 128
 # Moto checks its form and no more.
@@ -44,7 +44,6 @@ vars(lambda_eval_utils)["boto_client_for"] = lambda *, region, service, **_: _cl
 # "AmazonSQS.SendMessageBatch", and the request, and returns a reply, or None to let the call through.
 Reply = tuple[int, dict[str, Any]]
 Interceptor = Callable[[str, dict[str, Any]], Reply | None]
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def failure(code: str, status: int = 400, message: str = "made by the sandbox") -> Reply:
@@ -63,7 +62,6 @@ class Aws:
     """The server, its clients, and an interceptor that can make a call fail."""
 
     def __init__(self, region: str, invoke_api: Callable[[Request], Response]) -> None:
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         # Moto reports each error that a state machine raises, caught errors included.
         logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)
         default_user_config["stepfunctions"]["execute_state_machine"] = True
@@ -72,15 +70,10 @@ class Aws:
         self._next: dict[str, deque[Reply]] = defaultdict(deque)
         self._invoke_api = invoke_api
         self._table_lock = threading.Lock()
-        self._moto: Application = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._application, threaded=True, request_handler=MotoRequestHandler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop the server."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        # As AWS does, it keeps connections; the server that moto brings does not.
+        self.server = LoopbackServer(self._answer)
+        self.url, self.stop = self.server.url, self.server.stop
 
     def client(self, service: str) -> Any:
         """A boto3 client that talks to this server."""
@@ -98,28 +91,26 @@ class Aws:
         """Answer the next calls of an operation, such as "secretsmanager.GetSecretValue", with these replies."""
         self._next[operation].extend(replies)
 
-    def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        operation, path = environ.get("HTTP_X_AMZ_TARGET", ""), environ["PATH_INFO"]
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    def _answer(self, request: Request, _: socket.socket) -> Response:
+        operation, path, body = request.header("X-Amz-Target"), request.path, request.body
         if path.startswith(INVOKE_PREFIX) and path.endswith("/invocations"):
-            response = self._invoke_api(Request("POST", path, [], body))
-            start_response(f"{response.status} -", response.headers)
-            return [response.body]
+            return self._invoke_api(request)
         call = json.loads(body or b"{}") if operation else {}
         if operation == "AWSStepFunctions.StartExecution":
             # The state machine's own calls go there.
-            os.environ |= {"MOTO_PORT": str(self._server.server_port), "no_proxy": "localhost"}
+            os.environ |= {"MOTO_PORT": self.url.rpartition(":")[2], "no_proxy": "localhost"}
             # Moto gives all executions without a name the same name.
             body = json.dumps({"name": uuid4().hex, **call}).encode()
         prepared = self._next[operation]
         reply = prepared.popleft() if prepared else self.intercept(operation, call) or _check_fifo_ids(operation, call)
-        if reply is None:
-            # Moto reads and writes an item in two steps; DynamoDB's conditional writes are atomic.
-            with self._table_lock if operation.startswith("DynamoDB") else nullcontext():
-                unread = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-                return self._moto(environ | unread, start_response)
-        start_response(f"{reply[0]} -", [("Content-Type", "application/x-amz-json-1.1")])
-        return [json.dumps(reply[1]).encode()]
+        if reply:
+            return Response(reply[0], json.dumps(reply[1]).encode(), [("Content-Type", "application/x-amz-json-1.1")])
+        headers = [(name, value) for name, value in request.headers if name.lower() != "content-length"]
+        asked = EnvironBuilder(request.target, self.url, method=request.method, headers=headers, data=body)
+        # Moto reads and writes an item in two steps; DynamoDB's conditional writes are atomic.
+        with self._table_lock if operation.startswith("DynamoDB") else nullcontext():
+            parts, status, answer_headers = run_wsgi_app(self._moto, asked.get_environ(), buffered=True)
+        return Response(int(status.split()[0]), b"".join(parts), list(answer_headers))
 
     def create(self, stack_name: str, logical_id: str, kind: str, properties: dict[str, Any]) -> dict[str, str]:
         """Make one resource of the template; returns the answers of Ref and GetAtt."""

@@ -1,61 +1,70 @@
-"""The options together: the templates stay valid, and key, VPC and patterns take effect where they ought."""
+"""The options together: every combination leaves the templates valid and whole, and takes effect where it ought."""
 
+import json
 import re
-from collections.abc import Callable
-from itertools import combinations, product
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
 from cfnlint.config import ConfigMixIn
-from cfnlint.decode.node import dict_node, list_node
+from cfnlint.decode import decode_str
 from cfnlint.runner import Runner
 
 from tests.unit.test_policies import BOUNDARY, KEY, VPC
-from tests.unit.transformed import PARAMETERS, REPOSITORY, Template, parsed
+from tests.unit.transformed import REPOSITORY, Template, parsed, transformed
 
 CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab"
 SECRET = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:mine-AbCdEf"
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:alarms"
-# Eight, as the combinations below ask.
-OPTIONS = {
-    "callbacks": {"EnableCallbacks": "true", "AutoWatch": "true"},
-    "own": {
-        "SigningKeysSecretArn": SECRET,
-        "CallbackKeySecretArn": SECRET,
-        "SigningKeysKmsKeyArn": KEY,
-        "ResultsQueueArn": "arn:aws:sqs:eu-central-1:123456789012:mine.fifo",
-        "ResultsQueueKmsKeyArn": KEY,
-    },
-    "addresses": {
-        "CallbackPathSegment": "a-text-of-16-characters",
-        "DomainName": "state.example.com",
-        "CallbackDomainName": "events.example.com",
-        "CertificateArn": CERTIFICATE,
-    },
-    "operation": {
-        "CallbackConcurrency": "20",
-        "TaskConcurrency": "5",
-        "GradualDeployment": "true",
-        "TableDeletionProtection": "true",
-    },
-    "alarms": {
-        "SweepScheduleExpression": "",
-        "CallbackSilenceMinutes": "60",
-        "AccessLogClass": "INFREQUENT_ACCESS",
-        "AlarmTopicArn": TOPIC,
-        "NoticeTopicArn": TOPIC,
-    },
-    "key": {"KmsKeyArn": KEY},
-    "boundary": {"PermissionsBoundaryArn": BOUNDARY},
-    "vpc": VPC,
+# A value of each parameter that may be empty.
+GIVEN = {
+    "AlarmTopicArn": TOPIC,
+    "CallbackConcurrency": "20",
+    "CallbackDomainName": "events.example.com",
+    "CallbackKeySecretArn": SECRET,
+    "CallbackPathSegment": "a-text-of-16-characters",
+    "CertificateArn": CERTIFICATE,
+    "DomainName": "state.example.com",
+    "KmsKeyArn": KEY,
+    "NoticeTopicArn": TOPIC,
+    "PermissionsBoundaryArn": BOUNDARY,
+    "ResultsQueueArn": "arn:aws:sqs:eu-central-1:123456789012:mine.fifo",
+    "ResultsQueueKmsKeyArn": KEY,
+    "SigningKeysKmsKeyArn": KEY,
+    "SigningKeysSecretArn": SECRET,
+    "SweepScheduleExpression": "rate(1 minute)",
+    "TaskConcurrency": "5",
+    **VPC,
 }
-# Of the 256 combinations 16, in which any three options are given and left out in each of the eight ways (an orthogonal
-# array of strength 3: the parity of the bits that an option's number and a row share).
-COMBINATIONS = [
-    tuple(name for option, name in enumerate(OPTIONS, 8) if (option & row).bit_count() % 2) for row in range(16)
-]
+# The only parameter whose value SAM reads: for all others together it makes one template for each of these values.
+READ_BY_SAM = [{"GradualDeployment": "false"}, {"GradualDeployment": "true"}]
+# The variables of a function do not depend on each other: the linter tries both branches of each.
+LEFT_TO_THE_LINTER = "Variables"
+PARTS = {"Resources", "Outputs"}
 NO_VALUE = {"Ref": "AWS::NoValue"}
-PLACE = (None, None)
+PSEUDO = {f"AWS::{name}" for name in ("AccountId", "NoValue", "Partition", "Region", "StackName", "URLSuffix")}
+
+# By parameter: its value. Of all the values that a condition does not name, one stands for the others.
+type Combination = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A template without SAM's part, and the values of parameters for which SAM made it."""
+
+    content: dict[str, Any]
+    made_for: Combination
+
+    @property
+    def conditions(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.content["Conditions"]
+        return found
+
+
 # Where the key of the stack's owner is named.
 KEY_OF: dict[str, Callable[[Any], Any]] = {
     "AWS::DynamoDB::Table": lambda properties: properties["SSESpecification"].get("KMSMasterKeyId"),
@@ -66,60 +75,157 @@ KEY_OF: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def linter() -> Runner:
-    # The names of what this combination has no use for are left in the template, and `sam deploy` packages the nested
-    # stack.
-    return Runner(ConfigMixIn(regions=["eu-central-1"], ignore_checks=["W2001", "W3002", "W7001"]))
+@cache
+def templates() -> list[Transformed]:
+    """All that SAM makes of the outer template, and the nested one, which has no part of SAM's."""
+    outer = [Transformed(transformed("template.yaml", values)[0], values) for values in READ_BY_SAM]
+    return [*outer, Transformed(parsed(REPOSITORY / "observability.yaml"), {})]
 
 
-def chosen(node: Any, conditions: dict[str, bool]) -> Any:
-    """What CloudFormation takes of a template: the branches whose conditions hold, and nothing that has no value.
+def compared(node: Any, conditions: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each parameter that decides about a part of a template, with each value that decides."""
+    for name, of in node.items() if isinstance(node, dict) else [("", each) for each in node]:
+        if name == "Fn::Equals":
+            yield of[0]["Ref"], of[1]
+        elif name == LEFT_TO_THE_LINTER:
+            continue
+        elif name == "Fn::If":
+            yield from compared([conditions[of[0]], *of[1:]], conditions)
+        elif name == "Condition" and isinstance(of, str):
+            yield from compared(conditions[of], conditions)
+        elif isinstance(of, dict | list):
+            yield from compared(of, conditions)
 
-    The linter asks for the place of what it finds, so a mapping and a list are of its own kinds.
-    """
-    if isinstance(node, dict):
-        if "Fn::If" in node:
-            condition, yes, no = node["Fn::If"]
-            return chosen(yes if conditions[condition] else no, conditions)
-        entries = {name: chosen(entry, conditions) for name, entry in node.items()}
-        return dict_node({name: of for name, of in entries.items() if of != NO_VALUE and name != "Condition"}, *PLACE)
-    if isinstance(node, list):
-        return list_node([of for entry in node if (of := chosen(entry, conditions)) != NO_VALUE], *PLACE)
+
+def combinations(node: Any, template: Transformed) -> Iterator[Combination]:
+    """Every combination of the parameters that decide about a part of a template: the others change nothing in it."""
+    values = {parameter: {value} for parameter, value in template.made_for.items()}
+    for parameter, value in compared(node, template.conditions):
+        if parameter not in template.made_for:
+            values.setdefault(parameter, {"another value"}).add(value)
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def holds(node: Mapping[str, Any], given: Combination, conditions: Mapping[str, Any]) -> bool:
+    ((function, of),) = node.items()
+    match function:
+        case "Condition":
+            return holds(conditions[of], given, conditions)
+        case "Fn::Equals":
+            return bool(given[of[0]["Ref"]] == of[1])
+        case "Fn::Not":
+            return not holds(of[0], given, conditions)
+        case _:
+            every = [holds(each, given, conditions) for each in of]
+            return all(every) if function == "Fn::And" else any(every)
+
+
+def chosen(node: Any, given: Combination, conditions: Mapping[str, Any]) -> Any:
+    """What CloudFormation takes of a part: the branches whose conditions hold, and nothing that has no value."""
+    match node:
+        case {"Fn::If": [condition, yes, no]}:
+            return chosen(yes if holds({"Condition": condition}, given, conditions) else no, given, conditions)
+        case dict():
+            # The condition of a policy's statement is a mapping.
+            entries = {name: of for name, of in node.items() if name != "Condition" or isinstance(of, dict)}
+            taken = {
+                name: of if name == LEFT_TO_THE_LINTER else chosen(of, given, conditions)
+                for name, of in entries.items()
+            }
+            return {name: of for name, of in taken.items() if of != NO_VALUE}
+        case list():
+            return [of for each in node if (of := chosen(each, given, conditions)) != NO_VALUE]
     return node
 
 
-def test_any_three_options_meet_in_every_way() -> None:
-    for three in combinations(OPTIONS, 3):
-        assert {tuple(option in chosen for option in three) for chosen in COMBINATIONS} == {*product((0, 1), repeat=3)}
+def variants(part: Any, template: Transformed) -> Iterator[Any]:
+    """What CloudFormation takes of a resource or output in each combination that has it."""
+    for given in combinations(part, template):
+        if "Condition" not in part or holds({"Condition": part["Condition"]}, given, template.conditions):
+            yield chosen(part, given, template.conditions)
 
 
-def test_the_options_cover_every_condition() -> None:
-    # What an option does is under a condition: each is met and not met.
-    held = [Template(**parameters_of(combination)).conditions for combination in COMBINATIONS]
-    of_partition = {"InChina", "InEuropeanCloud", "InGovCloud"}
+def references(node: Any, *guards: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Mapping[str, Any], ...]]]:
+    """Each name that a part of a template refers to, with the conditions under which it does."""
+    match node:
+        case {"Fn::If": [condition, yes, no]}:
+            yield from references(yes, *guards, {"Condition": condition})
+            yield from references(no, *guards, {"Fn::Not": [{"Condition": condition}]})
+        case {"Ref": name} | {"Fn::GetAtt": [name, *_]}:
+            yield name, guards
+        case {"Fn::Sub": of}:
+            text, own = of if isinstance(of, list) else (of, {})
+            yield from references(own, *guards)
+            yield from ((name, guards) for name in re.findall(r"\$\{([\w:]+)", text) if name not in own)
+        case dict():
+            names = node.get("DependsOn", [])
+            yield from ((name, guards) for name in ([names] if isinstance(names, str) else names))
+            guard = node.get("Condition")
+            for of in node.values():
+                yield from references(of, *guards, *([{"Condition": guard}] if isinstance(guard, str) else []))
+        case list():
+            for of in node:
+                yield from references(of, *guards)
 
-    for name in parsed(REPOSITORY / "template.yaml")["Conditions"].keys() - of_partition:
-        assert {bool(conditions[name]) for conditions in held} == {False, True}, name
+
+def test_every_parameter_that_may_be_empty_is_given_a_value() -> None:
+    declared = parsed(REPOSITORY / "template.yaml")["Parameters"]
+
+    assert GIVEN.keys() == {name for name, entry in declared.items() if entry.get("Default") == ""}
 
 
-def parameters_of(combination: tuple[str, ...]) -> dict[str, str]:
-    return {name: value for option in combination for name, value in OPTIONS[option].items()}
+def test_sam_makes_one_template_for_all_values_of_the_other_parameters() -> None:
+    for template in templates()[:-1]:
+        others = {**GIVEN, "EnableCallbacks": "true", "AutoWatch": "true", **template.made_for}
+
+        made, given = transformed("template.yaml", others)
+
+        assert given.read & given.keys() == template.made_for.keys()
+        assert made == template.content
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda names: "+".join(names) or "none")
-def test_the_templates_are_valid_with_any_options(linter: Runner, combination: tuple[str, ...]) -> None:
-    parameters = parameters_of(combination)
+def test_the_templates_are_valid_in_every_combination() -> None:
+    # The variants of a resource stand beside each other: more than a stack may have, with the same names. Parameters
+    # and conditions without use are left in the template, and `sam deploy` packages the nested stack.
+    ignored = ["E3010", "E3019", "W2001", "W3002", "W7001", "W8001"]
+    linter = Runner(ConfigMixIn(regions=["eu-central-1"], ignore_checks=ignored))
+    for alike in (templates()[:-1], templates()[-1:]):
+        whole = deepcopy(alike[0].content)
+        for name in whole["Parameters"].keys() & GIVEN.keys():
+            whole["Parameters"][name]["Default"] = GIVEN[name]
+        for kind in PARTS & whole.keys():
+            found: dict[str, list[Any]] = {}
+            for template in alike:
+                for name, part in template.content[kind].items():
+                    known = found.setdefault(name, [])
+                    known += [taken for taken in variants(part, template) if taken not in known]
+            whole[kind] = {f"{name}{i or ''}": taken for name, known in found.items() for i, taken in enumerate(known)}
 
-    outer = Template(**parameters)
-    for template in (outer, *outer.nested):
-        taken = chosen(template.transformed, template.conditions)
-        del taken["Conditions"]
-        for name in taken["Parameters"] if template in outer.nested else PARAMETERS | parameters:
-            taken["Parameters"][name]["Default"] = template[name]
-        found = list(linter.validate_template(taken))
+        problems = list(linter.validate_template(decode_str(json.dumps(whole))[0]))
 
-        assert [f"{match.rule.id} {match.path} {match.message}" for match in found] == []
+        assert [f"{match.rule.id} {match.path} {match.message}" for match in problems] == []
+
+
+def test_nothing_refers_to_what_a_combination_leaves_out() -> None:
+    for template in templates():
+        resources = template.content["Resources"]
+        for name, guards in references([template.content[kind] for kind in PARTS & template.content.keys()]):
+            if name not in template.content["Parameters"].keys() | PSEUDO:
+                needs = [{"Condition": resources[name]["Condition"]}] if "Condition" in resources[name] else []
+                for given in combinations([*guards, *needs], template):
+                    if all(holds(guard, given, template.conditions) for guard in guards):
+                        assert all(holds(need, given, template.conditions) for need in needs), (name, given)
+
+
+def test_the_dashboard_is_json_in_every_combination() -> None:
+    nested = templates()[-1]
+
+    for given in combinations(nested.content["Resources"]["Dashboard"], nested):
+        (dashboard,) = (
+            Template("observability.yaml", RtcQps="50", **given).of_type("AWS::CloudWatch::Dashboard").values()
+        )
+        assert json.loads(dashboard["DashboardBody"])["widgets"]
 
 
 @pytest.mark.parametrize("parameters", [{}, {"KmsKeyArn": KEY}], ids=["without", "with"])
@@ -159,18 +265,9 @@ def test_the_functions_run_in_the_vpc_if_there_is_one() -> None:
 )
 def test_half_an_option_is_refused_and_would_be_none(rule: str, half: dict[str, str], condition: str) -> None:
     template = Template(EnableCallbacks="true", **half)
+    given = {name: template[name] for name in template.transformed["Parameters"]}
 
-    def holds(node: Any) -> bool:
-        ((function, arguments),) = node.items()
-        match function:
-            case "Fn::Equals":
-                return bool(template[arguments[0]["Ref"]] == arguments[1])
-            case "Fn::Not":
-                return not holds(arguments[0])
-            case _:
-                return {"Fn::And": all, "Fn::Or": any}[function](map(holds, arguments))
-
-    assert not holds(template.transformed["Rules"][rule]["Assertions"][0]["Assert"])
+    assert not holds(template.transformed["Rules"][rule]["Assertions"][0]["Assert"], given, {})
     assert not template.conditions[condition]
 
 

@@ -39,32 +39,57 @@ def parsed(path: Path) -> dict[str, Any]:
     return content
 
 
+class Given(dict[str, str]):
+    """Values of parameters, with the names of those whose value SAM has read."""
+
+    def __init__(self, source: dict[str, Any], parameters: dict[str, str]) -> None:
+        defaults = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
+        super().__init__(defaults | PARAMETERS | parameters)
+        self.read: set[str] = set()
+
+    def __deepcopy__(self, memo: Any) -> "Given":
+        return self
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def transformed(file: str, parameters: dict[str, str]) -> tuple[dict[str, Any], Given]:
+    """The template that SAM makes of a template for these parameters."""
+    source = deepcopy(parsed(REPOSITORY / file))
+    # SAM accepts code from S3 only: the path of each local file passes through it as the key of an object.
+    of_functions = source.get("Globals", {}).get("Function", {})
+    for properties in (of_functions, *(entry.get("Properties", {}) for entry in source["Resources"].values())):
+        for name in properties.keys() & {"CodeUri", "ContentUri", "DefinitionUri"}:
+            properties[name] = f"s3://local/{properties[name]}"
+    given = Given(source, parameters)
+    # SAM warns that it cannot publish metrics of its own.
+    logging.getLogger("samtranslator").setLevel(logging.ERROR)
+    session = boto3.Session(region_name="eu-central-1")
+    return Translator({}, Parser(), boto_session=session).translate(source, given), given
+
+
 class Template(ResourceMap):
     """The resources, those of the nested stack included, and outputs whose conditions hold, resolved by moto."""
 
     def __init__(self, file: str = "template.yaml", partition: str = "aws", **parameters: str) -> None:
-        source = deepcopy(parsed(REPOSITORY / file))
-        # SAM accepts code from S3 only: the path of each local file passes through it as the key of an object.
-        for resource in source["Resources"].values():
-            for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri", "DefinitionUri"}:
-                resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
-        given = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
-        given |= PARAMETERS | parameters
-        # SAM warns that it cannot publish metrics of its own.
-        logging.getLogger("samtranslator").setLevel(logging.ERROR)
-        session = boto3.Session(region_name="eu-central-1")
-        transformed = Translator({}, Parser(), boto_session=session).translate(source, given)
-        super().__init__("stack-id", "stack", given, {}, "eu-central-1", "123456789012", transformed, None)
+        content, given = transformed(file, parameters)
+        super().__init__("stack-id", "stack", given, {}, "eu-central-1", "123456789012", content, None)
         self._parsed_resources |= given | {"AWS::Partition": partition}
         self.load_mapping()
         self.load_conditions()
         self.conditions: dict[str, bool] = self.lazy_condition_map
         for kind in ("Resources", "Outputs"):
-            entries = transformed.get(kind, {}).items()
-            transformed[kind] = {name: of for name, of in entries if self.conditions.get(of.get("Condition"), True)}
-        self.transformed: dict[str, Any] = transformed
-        self.made: dict[str, Any] = clean_json(transformed["Resources"], self)
-        self.outputs: dict[str, Any] = clean_json(transformed["Outputs"], self)
+            entries = content.get(kind, {}).items()
+            content[kind] = {name: of for name, of in entries if self.conditions.get(of.get("Condition"), True)}
+        self.transformed: dict[str, Any] = content
+        self.made: dict[str, Any] = clean_json(content["Resources"], self)
+        self.outputs: dict[str, Any] = clean_json(content["Outputs"], self)
         self.nested = [Template(of["TemplateURL"], **of["Parameters"]) for of in self.of_type(NESTED).values()]
         for template in self.nested:
             self.made |= template.made

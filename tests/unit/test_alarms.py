@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stream_state import errors
-from tests.unit.transformed import REPOSITORY, Template
+from tests.unit.transformed import REPOSITORY, Template, parsed
 
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:alarms"
 NOTICES = "arn:aws:sns:eu-central-1:123456789012:notices"
@@ -196,6 +196,9 @@ def test_silence_is_an_alarm_for_the_time_that_the_operator_sets() -> None:
         assert periods | {alarm.get("Period", 60)} == {60}
         assert alarm["EvaluationPeriods"] == "45"
         assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+    # CloudWatch looks back over a day at most.
+    declared = parsed(REPOSITORY / "template.yaml")["Parameters"]
+    assert {declared[name]["MaxValue"] * 60 for name in SILENCE} == {86_400}
 
 
 def test_zero_minutes_of_silence_are_no_alarm() -> None:

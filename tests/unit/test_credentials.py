@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -349,6 +350,31 @@ def test_while_one_thread_reads_again_the_others_go_on_with_the_earlier_keys(
     answered.set()
     reader.join()
     assert (secret.keys(), client.reads) == (NEW_KEYS, 2)
+
+
+@pytest.mark.parametrize(
+    ("secret_id", "region"),
+    [
+        ("arn:aws:secretsmanager:ap-southeast-1:123456789012:secret:mine-AbCdEf", "ap-southeast-1"),
+        ("arn:aws:secretsmanager:eu-central-1:123456789012:secret:mine-AbCdEf", "eu-central-1"),
+        ("mine", "eu-central-1"),
+    ],
+)
+@pytest.mark.parametrize(("make", "name"), [(signing_keys, "rtc_secret_id"), (callback_keys, "rtc_callback_secret_id")])
+def test_a_secret_is_read_in_its_region(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    make: Callable[[Settings], CachedSecret[Any]],
+    name: str,
+    secret_id: str,
+    region: str,
+) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(variable, "eu-central-1")
+
+    secret = make(replace(settings, **{name: secret_id}))
+
+    assert secret._client.meta.endpoint_url == f"https://secretsmanager.{region}.amazonaws.com"
 
 
 @pytest.mark.parametrize(("make", "name"), [(signing_keys, "RTC_SECRET_ID"), (callback_keys, "RTC_CALLBACK_SECRET_ID")])

@@ -131,9 +131,12 @@ def bounds(statement: Mapping[str, Any]) -> str:
         if key == "dynamodb:LeadingKeys":
             assert operator == ("ForAllValues:StringLike" if "*" in value else "ForAllValues:StringEquals")
             return f" of {value}"
-        assert (operator, key) == ("StringEquals", "kms:ViaService")
         names = as_list(value)
-        assert all(re.fullmatch(r"[a-z]+\.eu-central-1\.amazonaws\.com", name) for name in names)
+        # A given secret may be of another region.
+        elsewhere = "secretsmanager.*.amazonaws.com" in names
+        assert (operator, key) == ("StringLike" if elsewhere else "StringEquals", "kms:ViaService")
+        pattern = r"(dynamodb|sqs)\.eu-central-1\.amazonaws\.com|secretsmanager\.\*\.amazonaws\.com"
+        assert all(re.fullmatch(pattern, name) for name in names)
         return " via " + ", ".join(sorted(name.partition(".")[0] for name in names))
     return ""
 

@@ -188,7 +188,8 @@ def test_another_class_of_the_access_log_asks_for_another_log_group() -> None:
         Template(AccessLogClass=name).made["AccessLogGroup"]["Properties"] for name in ("STANDARD", "INFREQUENT_ACCESS")
     ]
 
-    assert [group["LogGroupClass"] for group in groups] == ["STANDARD", "INFREQUENT_ACCESS"]
+    # Not every partition knows the property: the usual class does without.
+    assert [group.get("LogGroupClass") for group in groups] == [None, "INFREQUENT_ACCESS"]
     # CloudWatch changes the class of no log group: the name makes CloudFormation replace it.
     assert groups[0]["LogGroupName"] != groups[1]["LogGroupName"]
 

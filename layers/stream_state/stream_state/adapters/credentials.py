@@ -125,7 +125,9 @@ def _cached[T](settings: Settings, name: str, parse: Callable[[str | None], T]) 
     secret_id = settings.require(name)
     # A caller waits for the answer: after two short tries the earlier keys serve, or the caller gets the error.
     retries = {"mode": "standard", "total_max_attempts": 2}
-    client = aws.client("secretsmanager", connect_timeout=1, read_timeout=2, retries=retries)
+    # Secrets Manager knows only the secrets of its own region, which an ARN names.
+    region = next(iter(secret_id.split(":")[3:]), None)
+    client = aws.client("secretsmanager", region_name=region, connect_timeout=1, read_timeout=2, retries=retries)
     return CachedSecret(client, secret_id, parse, settings.secret_max_age)
 
 

@@ -229,6 +229,8 @@ def test_the_alarms_of_an_api_look_at_no_other() -> None:
     }
     assert {name: apis for name, apis in watched.items() if apis} == {
         "ApiServerErrorsAlarm": {"HttpApi"},
+        # The API alone knows which events it throttled.
+        "CallbackRefusedAlarm": {"CallbackHttpApi"},
         "CallbackServerErrorsAlarm": {"CallbackHttpApi"},
     }
 

@@ -372,7 +372,9 @@ def test_a_secret_is_read_in_its_region(
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(variable, "eu-central-1")
 
-    secret = make(replace(settings, **{name: secret_id}))
+    values: Any = {name: secret_id}
+
+    secret = make(replace(settings, **values))
 
     assert secret._client.meta.endpoint_url == f"https://secretsmanager.{region}.amazonaws.com"
 

@@ -31,11 +31,12 @@ class Template(ResourceMap):
     def __init__(self, file: Path, parameters: Mapping[str, str], stack_name: str, aws: Aws) -> None:
         source = yaml_parse(file.read_text())
         # SAM accepts code from S3 only: the path of each local folder passes through it as the key of an object.
-        for resource in source["Resources"].values():
-            if definition := resource.get("Properties", {}).pop("DefinitionUri", None):
-                resource["Properties"]["Definition"] = json.loads((file.parent / definition).read_text())
-            for name in resource.get("Properties", {}).keys() & {"CodeUri", "ContentUri"}:
-                resource["Properties"][name] = f"s3://local/{resource['Properties'][name]}"
+        of_functions = source.get("Globals", {}).get("Function", {})
+        for properties in (of_functions, *(entry.get("Properties", {}) for entry in source["Resources"].values())):
+            if definition := properties.pop("DefinitionUri", None):
+                properties["Definition"] = json.loads((file.parent / definition).read_text())
+            for name in properties.keys() & {"CodeUri", "ContentUri"}:
+                properties[name] = f"s3://local/{properties[name]}"
         given = {name: str(entry.get("Default", "")) for name, entry in source["Parameters"].items()}
         given.update(parameters)
         # SAM warns that it cannot publish metrics of its own.

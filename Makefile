@@ -21,8 +21,8 @@ ASKING = $(if $(filter 0,$(GUIDED)),--no-confirm-changeset --no-fail-on-empty-ch
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Two processes: more on a machine of few processors would make the tests of time limits wait for each other.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Three processes, for the tests of time limits wait more than they work.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 REQUIREMENTS := layers/dependencies/requirements.txt
 # checkov wants an older boto3 than the project: it has an environment and a lock of its own.
 CHECKOV := .venv/checkov
@@ -57,7 +57,8 @@ query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@$(BIN)/python -m tests.sandbox query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
 
 test: build ## Run the unit, integration and end-to-end tests with coverage
-	@$(PYTEST) tests/unit tests/integration tests/e2e --cov
+	@# The files that take long come first, so that no process is left alone with one at the end.
+	@$(PYTEST) tests/e2e tests/integration tests/unit --cov
 
 unit: $(INSTALLED) ## Run the unit tests alone
 	@$(PYTEST) tests/unit

@@ -21,8 +21,8 @@ ASKING = $(if $(filter 0,$(GUIDED)),--no-confirm-changeset --no-fail-on-empty-ch
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Three processes, for the tests of time limits wait more than they work.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes: more on a machine of few processors would make the tests of time limits wait for each other.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 REQUIREMENTS := layers/dependencies/requirements.txt
 # checkov wants an older boto3 than the project: it has an environment and a lock of its own.
 CHECKOV := .venv/checkov

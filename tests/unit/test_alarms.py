@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stream_state import errors
+from stream_state.adapters.queues import RECHECK_DELAY_SECONDS
 from tests.unit.transformed import REPOSITORY, Template, parsed
 
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:alarms"
@@ -317,6 +318,23 @@ def test_alarms_of_duration_come_before_the_time_out() -> None:
     for name, reserve_ms in (("Sweep", 5_000), ("Callback", 1_000)):
         timeout = timeouts[f"{name}Function"]
         assert timeout - reserve_ms < found[f"{name}DurationAlarm"]["Threshold"] < timeout
+
+
+def test_a_message_of_the_retry_queue_that_keeps_failing_raises_its_alarm() -> None:
+    template = Template(EnableCallbacks="true")
+    alarm, queue = alarms(template)["RetryAgeAlarm"], template.of_type("AWS::SQS::Queue")["CallbackRetryQueue"]
+    pause, threshold = queue["VisibilityTimeout"], alarm["Threshold"]
+    ends = template.of_type("AWS::Lambda::Function")["CallbackFunction"]["Timeout"]
+
+    # It is received at once and after each pause. SQS leaves it out of the age of the oldest message at the third
+    # receipt, and tells CloudWatch that age once a minute.
+    assert threshold + 60 <= 2 * pause
+    assert queue["RedrivePolicy"]["maxReceiveCount"] >= 3
+    # A message that succeeds at the second receipt raises nothing, nor does a recheck, which begins with a delay.
+    assert RECHECK_DELAY_SECONDS + pause + ends <= threshold
+    # One value is enough.
+    assert (alarm["Statistic"], alarm["ComparisonOperator"]) == ("Maximum", "GreaterThanThreshold")
+    assert (alarm["EvaluationPeriods"], alarm.get("DatapointsToAlarm", 1)) == (1, 1)
 
 
 def test_a_callback_key_that_cannot_be_read_is_urgent() -> None:

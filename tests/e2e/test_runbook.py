@@ -1,11 +1,13 @@
-"""The commands of the runbook and of operations, typed with the AWS CLI against the sandbox."""
+"""The commands of the runbook, of operations and of other pages, typed with the AWS CLI against the sandbox."""
 
+import ast
 import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -29,22 +31,39 @@ LINES = {
 }
 
 
-def cli() -> Path | None:
-    """The AWS CLI, if it works: a name on the PATH may be a shim without one."""
-    for folder in [*os.environ["PATH"].split(os.pathsep), *map(str, Path.home().glob(".pyenv/versions/*/bin"))]:
+# Commands that no test types, and why.
+NOT_TYPED = {
+    "aws lambda get-account-settings": "moto has no limits of the account",
+    "aws cloudformation update-termination-protection": "moto protects no stack",
+    "aws configure export-credentials": "version 1 of the CLI does not have it",
+}
+# Parts of names, and of expressions of DynamoDB, of which one takes back what the other has done.
+OPPOSITES = [("put", "delete"), ("start", "cancel"), ("disable", "enable"), ("add", "remove"), ("SET", "REMOVE")]
+
+
+def cli() -> Path:
+    """The AWS CLI on the PATH, if it works: the name may be a shim without one. Else the CLI of the project."""
+    for folder in os.environ["PATH"].split(os.pathsep):
         found = shutil.which("aws", path=folder)
         if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
             return Path(found)
-    return None
+    return Path(sys.executable).with_name("aws")
 
 
 CLI = cli()
-pytestmark = pytest.mark.skipif(CLI is None, reason="the AWS CLI is not installed")
 
 
 @pytest.fixture(scope="module")
 def parameters() -> Mapping[str, str]:
     return {"EnableCallbacks": "true"}
+
+
+def archive(number: int) -> bytes:
+    """The code of a function, another for each number."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("app.py", f"# {number}")
+    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +73,12 @@ def stack(started: Sandbox) -> Sandbox:
     body = {"Resources": {"Log": {"Type": "AWS::Logs::LogGroup"}}, "Outputs": outputs}
     started.client("cloudformation").create_stack(StackName=STACK, TemplateBody=json.dumps(body))
     role = started.client("iam").create_role(RoleName="function", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("app.py", "")
     lambdas = started.client("lambda")
     for output in ("ApiFunctionName", "SweepFunctionName"):
-        name, code = started.outputs[output], {"ZipFile": archive.getvalue()}
+        name, code = started.outputs[output], {"ZipFile": archive(1)}
         settings: dict[str, Any] = {"Runtime": "python3.13", "Role": role, "Handler": "app.lambda_handler"}
         lambdas.create_function(FunctionName=name, Code=code, Publish=True, **settings)
-        lambdas.update_function_code(FunctionName=name, ZipFile=archive.getvalue() + b" ", Publish=True)
+        lambdas.update_function_code(FunctionName=name, ZipFile=archive(2), Publish=True)
         # As in the middle of a gradual deployment.
         routing = {"AdditionalVersionWeights": {"1": 0.1}}
         lambdas.create_alias(FunctionName=name, Name="live", FunctionVersion="2", RoutingConfig=routing)
@@ -76,15 +92,25 @@ def stack(started: Sandbox) -> Sandbox:
     return started
 
 
+def blocks_of(name: str) -> list[str]:
+    """The blocks of commands of a page."""
+    return re.findall(r"```sh\n(.*?)```", (REPOSITORY / name).read_text(), re.DOTALL)
+
+
+def within_lines(name: str) -> list[str]:
+    """The commands of the AWS CLI that stand within the lines of a page."""
+    text = re.sub(r"```.*?```", "", (REPOSITORY / name).read_text(), flags=re.DOTALL)
+    return [line.replace("\n", " ") for line in re.findall(r"`(aws [^`]+)`", text)]
+
+
 class Page:
     """A page of docs whose commands a shell carries out, one block after another."""
 
     def __init__(self, name: str, sandbox: Sandbox, directory: Path) -> None:
-        text = (REPOSITORY / "docs" / name).read_text()
-        self.first, *self.blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        self.first, *self.blocks = blocks_of(f"docs/{name}")
         self._directory = directory
         self._environment = {
-            "PATH": f"{CLI.parent}:{os.defpath}" if CLI else os.defpath,
+            "PATH": f"{CLI.parent}:{os.defpath}",
             "HOME": str(directory),
             "AWS_ENDPOINT_URL": sandbox.aws.url,
             "AWS_ACCESS_KEY_ID": "sandbox",
@@ -99,9 +125,13 @@ class Page:
         for name, value in placeholders.items():
             assert f"<{name.replace('_', ' ')}>" in block
             block = block.replace(f"<{name.replace('_', ' ')}>", value)
-        assert not re.search(r"<[a-zA-Z ]+>", block)
+        return self.carry_out(block, given)
+
+    def carry_out(self, commands: str, given: str = "") -> str:
+        """What commands print, typed after the first block of the page. Every command succeeds."""
+        assert not re.search(r"<[a-zA-Z ]+>", commands)
         done = subprocess.run(
-            ["/bin/bash", "-euo", "pipefail", "-c", AWS + self.first + block],
+            ["/bin/bash", "-euo", "pipefail", "-c", AWS + self.first + commands],
             cwd=self._directory,
             env=self._environment,
             input=given,
@@ -153,15 +183,23 @@ def test_the_kill_switch_stops_all_calls_and_is_lifted(
 ) -> None:
     stack.invoke("TaskFunction", {"room_id": "class-1", "user_id": "nobody"})
 
-    runbook.type("put-function-concurrency")
-    held = table()
-    refused = stack.invoke("TaskFunction", {"room_id": "class-1", "user_id": "nobody"})
-    shown = operations.type("REMOVE hold_until")
+    for page in (runbook, operations):
+        page.type("SET hold_until")
+        held = table()
+        refused = stack.invoke("TaskFunction", {"room_id": "class-1", "user_id": "nobody"})
+        shown = operations.type("REMOVE hold_until")
 
-    assert 3500 < held - time.time() <= 3600
-    assert refused.error_type == "QuotaExceeded"
-    assert '"next_us"' in shown
-    assert table() == 0
+        assert 3500 < held - time.time() <= 3600
+        assert refused.error_type == "QuotaExceeded"
+        assert '"next_us"' in shown
+        assert table() == 0
+
+
+def test_a_function_is_stopped(runbook: Page, stack: Sandbox) -> None:
+    runbook.type("put-function-concurrency")
+
+    stopped = stack.client("lambda").get_function_concurrency(FunctionName=stack.outputs["SweepFunctionName"])
+    assert stopped["ReservedConcurrentExecutions"] == 0
 
 
 def test_a_function_is_taken_back_to_the_version_before(runbook: Page, stack: Sandbox) -> None:
@@ -238,6 +276,56 @@ def test_an_invocation_is_repeated_and_its_message_alone_deleted(runbook: Page, 
     left = queues.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     counts = [int(left[f"ApproximateNumberOfMessages{name}"]) for name in ("", "NotVisible")]
     assert sum(counts) == 11
+
+
+def test_the_commands_within_lines_are_carried_out(runbook: Page, stack: Sandbox) -> None:
+    pages = [page.relative_to(REPOSITORY) for page in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"))]
+    elsewhere = [name for name in pages if name.name not in {"runbook.md", "operations.md"}]
+    of_blocks = [line.strip() for name in elsewhere for block in blocks_of(name) for line in block.splitlines()]
+    commands = {line for name in pages for line in within_lines(name)}
+    commands |= {line for line in of_blocks if re.search(r"\baws ", line)}
+    lambdas, secrets, alarms = (stack.client(name) for name in ("lambda", "secretsmanager", "cloudwatch"))
+    function, sweep, table = (stack.outputs[f"{name}Name"] for name in ("ApiFunction", "SweepFunction", "StateTable"))
+    alarm = {"Namespace": "n", "MetricName": "m", "Period": 60, "EvaluationPeriods": 1, "Threshold": 1}
+    alarms.put_metric_alarm(AlarmName=f"{STACK}-StalestStateAlarm", ComparisonOperator="LessThanThreshold", **alarm)
+    lambdas.put_function_concurrency(FunctionName=sweep, ReservedConcurrentExecutions=0)
+    stack.client("dynamodb").update_table(TableName=table, DeletionProtectionEnabled=True)
+    version = lambdas.update_function_code(FunctionName=function, ZipFile=archive(3), Publish=True)["Version"]
+    values = {**stack.outputs, "function": function, "version": version}
+    key = '{"access_key_id": "new", "secret_access_key": "new", "callback_key": "new"}'
+
+    typed = {line for line in commands if not any(name in line for name in NOT_TYPED)}
+    for line in typed:
+        runbook.carry_out(re.sub("<(\\w+)>", lambda found: values[found[1]], line), given=key)
+
+    assert all(any(name in line for line in commands - typed) for name in NOT_TYPED)
+    (quiet,) = alarms.describe_alarms(AlarmNames=[f"{STACK}-StalestStateAlarm"])["MetricAlarms"]
+    assert quiet["ActionsEnabled"] is False
+    assert "ReservedConcurrentExecutions" not in lambdas.get_function_concurrency(FunctionName=sweep)
+    assert not stack.client("dynamodb").describe_table(TableName=table)["Table"]["DeletionProtectionEnabled"]
+    left = lambdas.list_versions_by_function(FunctionName=function)["Versions"]
+    assert version not in {of["Version"] for of in left}
+    for output in ("SigningKeysSecretArn", "CallbackKeySecretArn"):
+        assert secrets.get_secret_value(SecretId=stack.outputs[output])["SecretString"] == key
+
+
+@pytest.mark.parametrize("page", ["runbook", "operations"])
+def test_every_block_is_typed(page: str) -> None:
+    calls = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Call)]
+    # The kill switch is one for both pages.
+    typed = {ast.literal_eval(of.args[0]) for of in calls if ast.unparse(of.func) in {f"{page}.type", "page.type"}}
+    _, *blocks = blocks_of(f"docs/{page}.md")
+
+    assert [block for block in blocks if not any(text in block for text in typed)] == []
+
+
+@pytest.mark.parametrize("page", ["runbook", "operations"])
+def test_no_command_of_the_triage_undoes_another_of_its_block(page: str) -> None:
+    for block in blocks_of(f"docs/{page}.md"):
+        found = re.findall(r"aws \S+ ([a-z]+)-(\S+)|'(SET|REMOVE) (\w+)", block)
+        done = {(command or expression, noun or field) for command, noun, expression, field in found}
+        for verb, opposite in OPPOSITES:
+            assert not {(opposite, noun) for name, noun in done if name == verb} & done
 
 
 def test_no_command_deletes_what_nobody_read() -> None:

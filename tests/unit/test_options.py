@@ -113,7 +113,8 @@ def holds(node: Mapping[str, Any], given: Combination, conditions: Mapping[str, 
         case "Condition":
             return holds(conditions[of], given, conditions)
         case "Fn::Equals":
-            return bool(given[of[0]["Ref"]] == of[1])
+            # Rules compare parameters with each other too.
+            return bool(given[of[0]["Ref"]] == (given[of[1]["Ref"]] if isinstance(of[1], dict) else of[1]))
         case "Fn::Not":
             return not holds(of[0], given, conditions)
         case _:
@@ -261,8 +262,8 @@ def test_the_functions_run_in_the_vpc_if_there_is_one() -> None:
     [
         ("SubnetsAndSecurityGroupsGoTogether", {"VpcSubnetIds": VPC["VpcSubnetIds"]}, "RunsInVpc"),
         ("SubnetsAndSecurityGroupsGoTogether", {"VpcSecurityGroupIds": VPC["VpcSecurityGroupIds"]}, "RunsInVpc"),
-        ("DomainsHaveACertificate", {"DomainName": "state.example.com"}, "HasDomain"),
-        ("DomainsHaveACertificate", {"CallbackDomainName": "events.example.com"}, "HasCallbackDomain"),
+        ("DomainsDifferAndHaveACertificate", {"DomainName": "state.example.com"}, "HasDomain"),
+        ("DomainsDifferAndHaveACertificate", {"CallbackDomainName": "events.example.com"}, "HasCallbackDomain"),
     ],
 )
 def test_half_an_option_is_refused_and_would_be_none(rule: str, half: dict[str, str], condition: str) -> None:
@@ -271,6 +272,24 @@ def test_half_an_option_is_refused_and_would_be_none(rule: str, half: dict[str, 
 
     assert not holds(template.transformed["Rules"][rule]["Assertions"][0]["Assert"], given, {})
     assert not template.conditions[condition]
+
+
+@pytest.mark.parametrize(
+    ("name", "of_callbacks", "is_accepted"),
+    [
+        ("", "", True),
+        ("state.example.com", "", True),
+        ("", "events.example.com", True),
+        ("state.example.com", "events.example.com", True),
+        ("state.example.com", "state.example.com", False),
+    ],
+)
+def test_a_domain_name_leads_to_one_api(name: str, of_callbacks: str, is_accepted: bool) -> None:  # noqa: FBT001 (a case)
+    template = Template(DomainName=name, CallbackDomainName=of_callbacks, CertificateArn=CERTIFICATE)
+    given = {name: template[name] for name in template.transformed["Parameters"]}
+
+    asserted = [of["Assert"] for rule in template.transformed["Rules"].values() for of in rule["Assertions"]]
+    assert all(holds(each, given, {}) for each in asserted) is is_accepted
 
 
 @pytest.mark.parametrize(

@@ -279,8 +279,8 @@ def test_an_invocation_is_repeated_and_its_message_alone_deleted(runbook: Page, 
 
 
 def test_the_commands_within_lines_are_carried_out(runbook: Page, stack: Sandbox) -> None:
-    pages = [page.relative_to(REPOSITORY) for page in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"))]
-    elsewhere = [name for name in pages if name.name not in {"runbook.md", "operations.md"}]
+    pages = [str(page.relative_to(REPOSITORY)) for page in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"))]
+    elsewhere = [name for name in pages if name not in {"docs/runbook.md", "docs/operations.md"}]
     of_blocks = [line.strip() for name in elsewhere for block in blocks_of(name) for line in block.splitlines()]
     commands = {line for name in pages for line in within_lines(name)}
     commands |= {line for line in of_blocks if re.search(r"\baws ", line)}

@@ -57,6 +57,31 @@ def test_a_line_of_the_aws_cli_names_what_aws_knows(document: str, line: str) ->
     assert {xform_name(name, "-") for name in required} <= given
 
 
+@pytest.mark.parametrize("path", ["README.md", "docs/waiting.md"])
+def test_a_workflow_that_starts_a_wait_and_gets_its_answer_may_do_all_that_this_takes(path: str) -> None:
+    blocks = re.findall(r"```json\n(.*?)```", (REPOSITORY / path).read_text(), re.DOTALL)
+    (policy,) = (json.loads(block) for block in blocks if "events:PutRule" in block)
+    statements = policy["Statement"] if isinstance(policy, dict) else policy
+    granted = [
+        (action, of["Resource"])
+        for of in statements
+        for action in ([of["Action"]] if isinstance(of["Action"], str) else of["Action"])
+    ]
+
+    # As AWS documents it for startExecution.sync:2: a rule of Step Functions' own tells it the end of the execution.
+    for actions, resource in (
+        (["states:StartExecution"], "<WaitForStreamArn>"),
+        (["states:DescribeExecution", "states:StopExecution"], r"arn:aws:states:.*:execution:[^:]+:\*"),
+        (
+            ["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+            "arn:aws:events:.*:rule/StepFunctionsGetEventsForStepFunctionsExecutionRule",
+        ),
+    ):
+        named = [of for action, of in granted if action in actions]
+        assert len(named) == len(actions)
+        assert all(re.fullmatch(resource, of) for of in named)
+
+
 def test_the_cli_waits_for_a_sweep_as_long_as_it_takes() -> None:
     invoking = [line for _, line in commands("aws") if line.startswith("aws lambda invoke ")]
 

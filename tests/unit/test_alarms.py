@@ -221,6 +221,34 @@ def test_every_reason_of_a_refused_event_has_its_alarm() -> None:
     assert watched == set(ast.literal_eval(reasons[1]).values())
 
 
+@pytest.mark.parametrize(
+    ("counts", "is_raised"),
+    [
+        ({"accepted": 50, "api": 9, "signature": 9}, False),
+        ({"accepted": 50, "api": 10, "appId": 10}, True),
+        # The API throttled events.
+        ({"accepted": 50, "api": 10}, True),
+        # A wrong key where a class sends few events.
+        ({"api": 1, "signature": 1}, True),
+        # Strangers who ask the API for pages that it does not have.
+        ({"api": 9}, False),
+        ({}, False),
+    ],
+)
+def test_refused_events_are_many_or_all(counts: Mapping[str, int], is_raised: bool) -> None:  # noqa: FBT001 (a case)
+    alarm = alarms(Template(EnableCallbacks="true"))["CallbackRefusedAlarm"]
+    result, *queries = alarm["Metrics"]
+    functions = {"FILL": max, "IF": lambda condition, yes, no: yes if condition else no, "MAX": max, "SUM": sum}
+    values = {query["Id"]: counts.get(query["Id"], 0) for query in queries}
+
+    # The functions of CloudWatch that it uses are written as in Python.
+    value = eval(result["Expression"], {**functions, **values})  # noqa: S307 (a text of the template)
+
+    assert counts.keys() <= values.keys()
+    assert (value >= alarm["Threshold"]) is is_raised
+    assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
+
+
 def test_the_alarms_of_an_api_look_at_no_other() -> None:
     found = alarms(Template(EnableCallbacks="true"))
 

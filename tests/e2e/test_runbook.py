@@ -3,11 +3,7 @@
 import ast
 import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,11 +13,10 @@ from typing import Any
 import jmespath
 import pytest
 
+from tests.e2e.commands import Page, blocks_of, within_lines
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
 STACK = "stream-state"
-# Version 1 takes other addresses for SQS than the environment names; the option wins in both versions.
-AWS = 'aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n'
 LINES = {
     "info": json.dumps({"level": "INFO", "message": "as it should be"}),
     "warning": json.dumps({"level": "WARNING", "error": "RtcThrottled", "function_name": "task"}),
@@ -29,8 +24,6 @@ LINES = {
     "time-out": json.dumps({"type": "platform.report", "record": {"status": "timeout"}}),
     "memory": json.dumps({"type": "platform.runtimeDone", "record": {"errorType": "Runtime.OutOfMemory"}}),
 }
-
-
 # Commands that no test types, and why.
 NOT_TYPED = {
     "aws lambda get-account-settings": "moto has no limits of the account",
@@ -41,29 +34,17 @@ NOT_TYPED = {
 OPPOSITES = [("put", "delete"), ("start", "cancel"), ("disable", "enable"), ("add", "remove"), ("SET", "REMOVE")]
 
 
-def cli() -> Path:
-    """The AWS CLI on the PATH, if it works: the name may be a shim without one. Else the CLI of the project."""
-    for folder in os.environ["PATH"].split(os.pathsep):
-        found = shutil.which("aws", path=folder)
-        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
-            return Path(found)
-    return Path(sys.executable).with_name("aws")
-
-
-CLI = cli()
-
-
-@pytest.fixture(scope="module")
-def parameters() -> Mapping[str, str]:
-    return {"EnableCallbacks": "true"}
-
-
 def archive(number: int) -> bytes:
     """The code of a function, another for each number."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as file:
         file.writestr("app.py", f"# {number}")
     return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Mapping[str, str]:
+    return {"EnableCallbacks": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -90,57 +71,6 @@ def stack(started: Sandbox) -> Sandbox:
     group = started.outputs["FunctionLogGroupName"]
     logs.put_log_events(logGroupName=group, logStreamName="stream", logEvents=events)
     return started
-
-
-def blocks_of(name: str) -> list[str]:
-    """The blocks of commands of a page."""
-    return re.findall(r"```sh\n(.*?)```", (REPOSITORY / name).read_text(), re.DOTALL)
-
-
-def within_lines(name: str) -> list[str]:
-    """The commands of the AWS CLI that stand within the lines of a page."""
-    text = re.sub(r"```.*?```", "", (REPOSITORY / name).read_text(), flags=re.DOTALL)
-    return [line.replace("\n", " ") for line in re.findall(r"`(aws [^`]+)`", text)]
-
-
-class Page:
-    """A page of docs whose commands a shell carries out, one block after another."""
-
-    def __init__(self, name: str, sandbox: Sandbox, directory: Path) -> None:
-        self.first, *self.blocks = blocks_of(f"docs/{name}")
-        self._directory = directory
-        self._environment = {
-            "PATH": f"{CLI.parent}:{os.defpath}",
-            "HOME": str(directory),
-            "AWS_ENDPOINT_URL": sandbox.aws.url,
-            "AWS_ACCESS_KEY_ID": "sandbox",
-            "AWS_SECRET_ACCESS_KEY": "sandbox",
-            "AWS_PAGER": "",
-            "NO_PROXY": "127.0.0.1",
-        }
-
-    def type(self, text: str, given: str = "", **placeholders: str) -> str:
-        """Type the block that holds a text, with placeholders filled in; its output. Every command succeeds."""
-        (block,) = (block for block in self.blocks if text in block)
-        for name, value in placeholders.items():
-            assert f"<{name.replace('_', ' ')}>" in block
-            block = block.replace(f"<{name.replace('_', ' ')}>", value)
-        return self.carry_out(block, given)
-
-    def carry_out(self, commands: str, given: str = "") -> str:
-        """What commands print, typed after the first block of the page. Every command succeeds."""
-        assert not re.search(r"<[a-zA-Z ]+>", commands)
-        done = subprocess.run(
-            ["/bin/bash", "-euo", "pipefail", "-c", AWS + self.first + commands],
-            cwd=self._directory,
-            env=self._environment,
-            input=given,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
 
 
 @pytest.fixture
@@ -307,6 +237,30 @@ def test_the_commands_within_lines_are_carried_out(runbook: Page, stack: Sandbox
     assert version not in {of["Version"] for of in left}
     for output in ("SigningKeysSecretArn", "CallbackKeySecretArn"):
         assert secrets.get_secret_value(SecretId=stack.outputs[output])["SecretString"] == key
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        # WaitsFailedAlarm: another log, another pattern.
+        (
+            "FunctionLogGroupName",
+            {
+                "FunctionLogGroupName": "WaitForStreamLogGroupName",
+                "?WARNING ?ERROR ?CRITICAL ?platform": "ExecutionFailed",
+            },
+        ),
+        # CallbackSilenceAlarm: every request.
+        ("AccessLogGroupName", {"filter status like /^5/ | ": ""}),
+    ],
+)
+def test_a_block_is_typed_as_an_alarm_asks(text: str, changes: Mapping[str, str], runbook: Page) -> None:
+    (block,) = (block for block in runbook.blocks if text in block)
+
+    for written, asked in changes.items():
+        assert written in block
+        block = block.replace(written, asked)
+    runbook.carry_out(block)
 
 
 @pytest.mark.parametrize("page", ["runbook", "operations"])

@@ -44,7 +44,7 @@ def environment() -> Mapping[str, str]:
 
 @pytest.fixture
 def stage(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """A vendor who sends callback events; after the test a hold has ended, and so have throttled calls that come again."""
+    """A vendor who sends callback events; after the test no hold is left, and no throttled call comes again."""
     sandbox.simulator.push_to = sandbox.callback_url
     yield sandbox
     until(lambda: held_until(sandbox) < time.time() - 5)

@@ -50,11 +50,11 @@ serve: build ## Keep the sandbox running, with a live board and curl lines to pa
 	@$(BIN)/python -m tests.sandbox serve
 
 board: build ## Write a page of the board, and its picture where a browser is, into .aws-sam/board
-	@$(BIN)/python -m tests.sandbox board
+	@$(BIN)/python -m tests.e2e.picture
 
 query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@# make exports what its command line sets: the ids reach Python without a shell reading them.
-	@$(BIN)/python -m tests.sandbox query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
+	@$(BIN)/python -m tests.vendor.query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
 
 test: build ## Run the unit, integration and end-to-end tests with coverage
 	@# The files that take long come first, so that no process is left alone with one at the end.

@@ -8,9 +8,9 @@ import pytest
 from tests.e2e import schemas
 from tests.e2e.contents import empty_table
 from tests.e2e.http import Http
-from tests.sandbox import official_signer
 from tests.sandbox.simulator import KEYS
 from tests.sandbox.stack import Sandbox
+from tests.vendor import official_signer
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def callback_http(sandbox: Sandbox) -> Http:
 @pytest.fixture(params=["2.0", "1.0"])
 def either_http(request: pytest.FixtureRequest, sandbox: Sandbox) -> Http:
     """The HTTP API and the REST API, one after the other."""
-    return Http(sandbox.api_url if request.param == "2.0" else sandbox.rest_api_url)
+    return Http(sandbox.api_url if request.param == "2.0" else sandbox.rest_api.url)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import DRIVER, Browser
+from tests.e2e.browser import DRIVER, Browser, browser
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
-from tests.sandbox.board import BoardServer, browser
+from tests.sandbox.board import BoardServer
 from tests.sandbox.simulator import APP_ID, MEDIA
 from tests.sandbox.stack import Sandbox
 from tests.unit.widget import Widget
@@ -74,7 +74,7 @@ def page(sandbox: Sandbox, window: Browser) -> Iterator[Browser]:
     sandbox.simulator.push_to = sandbox.callback_url
     sandbox.simulator.publish(ROOM, "teacher", "Audio")
     with BoardServer(sandbox) as server:
-        window.open(f"{server.url}/board")
+        window.open(f"{server.url}/")
         yield window
         assert window.console() == []
         window.open("about:blank")

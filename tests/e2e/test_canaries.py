@@ -11,8 +11,9 @@ import pytest
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
 from tests.sandbox.aws import failure
-from tests.sandbox.simulator import Exchange, Fault, Keys, canned, error, result, states
+from tests.sandbox.simulator import Exchange, Fault, Keys
 from tests.sandbox.stack import Sandbox
+from tests.vendor.faults import canned, error, result, states
 
 TARGET = {"room_id": "class-1", "user_id": "teacher"}
 PATH = "/rooms/class-1/users/teacher/stream-state"

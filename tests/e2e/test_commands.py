@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import requests
 
+from tests.e2e.browser import browser
 from tests.e2e.http import Http
-from tests.sandbox.board import FOLDER, browser
+from tests.e2e.picture import PAGE, PICTURE
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
 from tests.sandbox.stack import REPOSITORY
 from tests.unit.widget import Widget
 
-COMMAND = [sys.executable, "-m", "tests.sandbox"]
+COMMAND = [sys.executable, "-m"]
 SETTINGS = {
     "VOLCENGINE_ACCESS_KEY": KEYS.access_key_id,
     "VOLCENGINE_SECRET_KEY": KEYS.secret_access_key,
@@ -53,7 +54,7 @@ def tree() -> dict[str, tuple[int, int]]:
     return found
 
 
-def sandbox_command(environment: dict[str, str], *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run_module(environment: dict[str, str], *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=REPOSITORY,
@@ -79,7 +80,7 @@ def excerpt() -> set[str]:
 def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) -> None:
     before = tree()
 
-    done = sandbox_command(environment_of, "run", "--all", AWS_PROFILE="of-another-project")
+    done = run_module(environment_of, "tests.sandbox", "run", "--all", AWS_PROFILE="of-another-project")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "were what they must be" in done.stdout
@@ -96,7 +97,7 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
 @pytest.mark.parametrize("way", ["closed pipe", "closed terminal"])
 def test_run_ends_quietly_when_its_reader_goes(environment_of: dict[str, str], way: str) -> None:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*COMMAND, "run"], cwd=REPOSITORY, env=environment_of, **pipes) as running:
+    with subprocess.Popen([*COMMAND, "tests.sandbox", "run"], cwd=REPOSITORY, env=environment_of, **pipes) as running:
         assert running.stdout
         assert running.stderr
         # Functions run by then.
@@ -115,21 +116,20 @@ def test_run_ends_quietly_when_its_reader_goes(environment_of: dict[str, str], w
 
 
 def test_board_writes_a_page_and_its_picture_where_a_browser_is(environment_of: dict[str, str]) -> None:
-    page, picture = FOLDER / "board.html", FOLDER / "board.png"
-    for file in (page, picture):
+    for file in (PAGE, PICTURE):
         file.unlink(missing_ok=True)
 
-    done = sandbox_command(environment_of, "board")
+    done = run_module(environment_of, "tests.e2e.picture")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert Widget(page.read_text().partition("</title>")[2].removesuffix("</html>\n")).rooms[0] == "class-1"
-    assert picture.exists() == bool(browser())
-    assert not picture.exists() or picture.read_bytes().startswith(b"\x89PNG")
+    assert Widget(PAGE.read_text().partition("</title>")[2].removesuffix("</html>\n")).rooms[0] == "class-1"
+    assert PICTURE.exists() == bool(browser())
+    assert not PICTURE.exists() or PICTURE.read_bytes().startswith(b"\x89PNG")
 
 
 def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> None:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*COMMAND, "serve"], cwd=REPOSITORY, env=environment_of, **pipes) as serving:
+    with subprocess.Popen([*COMMAND, "tests.sandbox", "serve"], cwd=REPOSITORY, env=environment_of, **pipes) as serving:
         assert serving.stdout
         assert serving.stderr
         lines = takewhile(lambda line: not line.startswith("Ctrl-C"), serving.stdout)
@@ -152,7 +152,7 @@ def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> No
 def test_query_without_keys_names_the_settings_to_make(environment_of: dict[str, str], missing: str) -> None:
     given = {name: value for name, value in SETTINGS.items() if missing not in (name, "all")}
 
-    done = sandbox_command(environment_of, "query", *TARGET, **given)
+    done = run_module(environment_of, "tests.vendor.query", *TARGET, **given)
 
     assert (done.returncode, done.stdout) == (2, "")
     for name in SETTINGS:
@@ -175,7 +175,7 @@ def test_query_asks_the_service_that_is_set(
         simulator.publish("class-1", "teacher", "Audio")
         given = {**SETTINGS, "VOLCENGINE_SECRET_KEY": keys.secret_access_key, "RTC_ENDPOINT": simulator.url}
 
-        done = sandbox_command(environment_of, "query", TARGET[0], f"--user-id={user}", **given)
+        done = run_module(environment_of, "tests.vendor.query", TARGET[0], f"--user-id={user}", **given)
 
     assert done.returncode == code
     assert answer.items() <= json.loads(done.stdout).items()

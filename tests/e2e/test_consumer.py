@@ -12,8 +12,8 @@ import pytest
 
 from tests.sandbox.aws import failure
 from tests.sandbox.functions import REGION
-from tests.sandbox.simulator import error
 from tests.sandbox.stack import REPOSITORY, Sandbox
+from tests.vendor.faults import error
 
 PAGE = REPOSITORY / "docs" / "queue.md"
 TARGETS = [{"room_id": "class-1", "user_id": user} for user in ("teacher", "student", "nobody")]

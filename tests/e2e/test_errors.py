@@ -11,8 +11,9 @@ import pytest
 from tests.e2e.contents import empty_table
 from tests.e2e.http import Http
 from tests.sandbox.aws import failure
-from tests.sandbox.simulator import APP_ID, Fault, Keys, canned, delay, error, reset, result
+from tests.sandbox.simulator import APP_ID, Fault, Keys
 from tests.sandbox.stack import Sandbox
+from tests.vendor.faults import canned, delay, error, reset, result
 
 TARGET = {"room_id": "class-1", "user_id": "teacher"}
 PATH = "/rooms/class-1/users/teacher/stream-state"

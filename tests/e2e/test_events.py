@@ -9,13 +9,49 @@ from typing import Any
 import pytest
 
 from tests.e2e.http import Http
-from tests.sandbox.demonstration import CLASSROOM, EVENTS, EXPECTED, ROOM, sample
+from tests.sandbox.demonstration import CLASSROOM, EVENTS, ROOM, sample
 from tests.sandbox.functions import Functions
 from tests.sandbox.simulator import APP_ID, MEDIA
 from tests.sandbox.stack import Sandbox
 from tests.unit.widget import Widget
 
 FUNCTIONS = {"api": "ApiFunction", "task": "TaskFunction", "sweep": "SweepFunction"}
+ALL = tuple(CLASSROOM)
+# By event: the users whose states or watches are answered, and those whose states go to the queue.
+EXPECTED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "api/get-http-api.json": (("teacher",), ()),
+    "api/query-http-api.json": (ALL, ()),
+    "api/get-rest-api.json": (("student-1",), ()),
+    "api/query-rest-api.json": (ALL, ()),
+    "api/list-room-states-http-api.json": (ALL, ()),
+    "api/refresh-room-states-http-api.json": (ALL, ()),
+    "api/put-room-watch-http-api.json": (("the room",), ()),
+    "api/delete-room-watch-http-api.json": ((), ()),
+    "api/put-watch-http-api.json": (("teacher",), ()),
+    "api/put-watch-rest-api.json": (("student-2",), ()),
+    "api/post-watches-http-api.json": (("teacher", "student-2"), ()),
+    "api/list-watches-http-api.json": (("teacher", "student-2"), ()),
+    "api/delete-watch-http-api.json": ((), ()),
+    "task/single.json": (("teacher",), ()),
+    "task/several.json": (ALL, ()),
+    "task/room.json": (ALL, ()),
+    "task/until.json": (("teacher",), ()),
+    "task/round.json": ((), ()),
+    "task/deliver-queue.json": (("teacher", "student-1"), ("teacher", "student-1")),
+    "sweep/scheduler-with-input.json": ((), ALL),
+    "sweep/scheduler-without-input.json": ((), ()),
+    "sweep/rule-with-detail.json": ((), ALL),
+    "sweep/rule-bare.json": ((), ()),
+    "sweep/direct-invoke.json": ((), ("student-2",)),
+    "sweep/room.json": ((), ALL),
+    "sweep/watched.json": ((), ()),
+    "callback/stream-start-http-api.json": ((), ()),
+    "callback/stream-stop-rest-api.json": ((), ()),
+    "callback/retry-queue.json": ((), ()),
+    "board/describe.json": ((), ()),
+    "board/overview.json": (ALL, ()),
+    "board/open-room.json": (ALL, ()),
+}
 OF_BOARD = [name for name in EXPECTED if name.startswith("board/")]
 CALLBACK_EVENTS = [name for name in EXPECTED if name.startswith("callback/")]
 ROUND = "task/round.json"

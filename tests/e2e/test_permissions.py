@@ -16,11 +16,12 @@ from tests.e2e.http import Http
 from tests.sandbox.aws import Interceptor, Reply, failure
 from tests.sandbox.demonstration import sample
 from tests.sandbox.server import Request, Response
-from tests.sandbox.simulator import Exchange, Fault, error, signed
+from tests.sandbox.simulator import Exchange, Fault, signed
 from tests.sandbox.stack import Sandbox
 from tests.unit.test_alarms import in_alarms, in_widgets
 from tests.unit.test_policies import OF_EVENT_SOURCE, PERMISSIONS, allowed
 from tests.unit.transformed import Template
+from tests.vendor.faults import error
 
 # Waits are in a room of their own: what ends in the other would leave them in doubt.
 ROOM, HALL = "class-1", "hall-1"

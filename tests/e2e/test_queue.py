@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox import official_signer
 from tests.sandbox.aws import Reply, failure
 from tests.sandbox.functions import ACCOUNT_ID, REGION
 from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
+from tests.vendor import official_signer
 
 TARGETS = [{"room_id": "class-1", "user_id": f"user-{number}"} for number in range(15)]
 SEND = "AmazonSQS.SendMessageBatch"

@@ -16,8 +16,8 @@ from tests.e2e.waiting import until, waits
 from tests.sandbox.aws import ROLE
 from tests.sandbox.functions import ACCOUNT_ID, REGION
 from tests.sandbox.server import Request, Response
-from tests.sandbox.simulator import error
 from tests.sandbox.stack import REPOSITORY, Sandbox
+from tests.vendor.faults import error
 
 EXAMPLE = REPOSITORY / "statemachines" / "examples" / "record_the_host.asl.json"
 LAMBDA = f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function"

@@ -12,8 +12,9 @@ import pytest
 from tests.e2e.http import Http
 from tests.sandbox.aws import Reply, failure
 from tests.sandbox.functions import MAX_ENVIRONMENTS
-from tests.sandbox.simulator import Keys, delay
+from tests.sandbox.simulator import Keys
 from tests.sandbox.stack import Sandbox
+from tests.vendor.faults import delay
 
 PATH = "/rooms/class-1/users/teacher/stream-state"
 TARGETS = [{"room_id": "class-1", "user_id": f"user-{number}"} for number in range(30)]

@@ -17,8 +17,9 @@ from tests.e2e.contents import table_items
 from tests.e2e.http import Http
 from tests.e2e.waiting import until, waits
 from tests.sandbox.aws import Reply, failure
-from tests.sandbox.simulator import Fault, error
+from tests.sandbox.simulator import Fault
 from tests.sandbox.stack import Sandbox
+from tests.vendor.faults import error
 
 # More for a thorough run: STREAM_STATE_WAITS=200.
 WAITS = int(os.environ.get("STREAM_STATE_WAITS", "40"))

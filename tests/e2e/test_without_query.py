@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.http import Http
-from tests.sandbox import official_signer
 from tests.sandbox.aws import failure
-from tests.sandbox.simulator import error
 from tests.sandbox.stack import Sandbox
+from tests.vendor import official_signer
+from tests.vendor.faults import error
 
 STAGE = "stage-1"
 HOST = {"room_id": STAGE, "user_id": "host"}

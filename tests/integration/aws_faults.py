@@ -34,7 +34,8 @@ from tests.integration.world import BY_EVENTS, KEYS, WAYS, FaultyWorld, Pass
 from tests.sandbox import simulator
 from tests.sandbox.aws import failure
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import Exchange, canned, delay, drip, error, reset
+from tests.sandbox.simulator import Exchange
+from tests.vendor.faults import canned, delay, drip, error, reset
 
 SU, DF, CU = "StateUnavailable", "DeliveryFailed", "CredentialsUnavailable"
 SWEEPS = ("sweep given", "sweep watched")

@@ -29,9 +29,9 @@ from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
 from tests.sandbox.server import Response
 from tests.sandbox.simulator import APP_ID, KEYS, MEDIA, Simulator
-from tests.sandbox.static_keys import StaticKeys
 from tests.unit import callback_world
 from tests.unit.fakes import FreeLimiter
+from tests.vendor.static_keys import StaticKeys
 
 REGION = "eu-central-1"
 TYPES = {"pk": "S", "sk": "S", "undelivered": "S", "deliver_after": "N"}

@@ -14,6 +14,7 @@ from tests.integration.world import CANARIES, FaultyWorld
 from tests.sandbox import simulator
 from tests.sandbox.server import Response
 from tests.sandbox.simulator import Exchange
+from tests.vendor.faults import states
 
 ECHO = " ".join(CANARIES)
 ASKING = ("ask", "query", "task")
@@ -159,7 +160,7 @@ def altered(path: tuple[str | int, ...], value: object, status: int = 200) -> si
 
 def stated(*entries: tuple[str, object]) -> simulator.Fault:
     """Answer for the user asked with these entries."""
-    return simulator.states([{"MediaType": name, "State": state} for name, state in entries])
+    return states([{"MediaType": name, "State": state} for name, state in entries])
 
 
 NAMES = {

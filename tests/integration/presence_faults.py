@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from tests.integration.faults import ECHO, MISSING, Fault, altered
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import ONLINE_USERS, STREAM_STATE, USERS_PROPERTY, Exchange, error, reset, result
+from tests.sandbox.simulator import ONLINE_USERS, STREAM_STATE, USERS_PROPERTY, Exchange
 from tests.sandbox.simulator import Fault as VendorFault
+from tests.vendor.faults import error, reset, result
 
 BY_PRESENCE = {"RTC_QUERY": "presence"}
 ROOM_WAYS = ("query room", "sweep room")

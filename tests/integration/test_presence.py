@@ -15,10 +15,10 @@ from stream_state.services.lookup import Lookup
 from stream_state.services.sweep import Sweep
 from stream_state.settings import Settings
 from tests.sandbox.simulator import APP_ID, KEYS, MEDIA, Simulator
-from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import FreeLimiter
 from tests.unit.memory import World, stands_in
 from tests.unit.observed import event
+from tests.vendor.static_keys import StaticKeys
 
 ROOMS = 1_000
 type Values = dict[str, bool | None]

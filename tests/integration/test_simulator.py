@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from tests.sandbox import official_signer, simulator
+from tests.sandbox import simulator
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
+from tests.vendor import official_signer
 
 USER = "user@2.a_b-c"
 TEMPORARY = Keys("sandbox-temporary", "sandbox-temporary-secret", "sandbox-token")

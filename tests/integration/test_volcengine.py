@@ -26,22 +26,10 @@ from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
 from stream_state.settings import Settings
 from tests.integration.tls import make_certificate
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import (
-    APP_ID,
-    KEYS,
-    Exchange,
-    Fault,
-    Simulator,
-    canned,
-    cut,
-    drip,
-    error,
-    honest,
-    reset,
-    states,
-)
-from tests.sandbox.static_keys import StaticKeys
+from tests.sandbox.simulator import APP_ID, KEYS, Exchange, Fault, Simulator, honest
 from tests.unit.fakes import FreeLimiter
+from tests.vendor.faults import canned, cut, drip, error, reset, states
+from tests.vendor.static_keys import StaticKeys
 
 TARGET = Target(APP_ID, "class-1", "teacher")
 PAUSE_SECONDS = 0.05

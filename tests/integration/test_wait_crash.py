@@ -10,8 +10,8 @@ from stream_state.clock import CLOCK
 from tests.integration.conftest import Stack
 from tests.integration.test_crash import Worker, worker
 from tests.integration.test_wait_for_stream import IDS, Answer, Machine, machine, raised
-from tests.sandbox.simulator import error
 from tests.unit.callback_world import VIDEO, signed
+from tests.vendor.faults import error
 
 __all__ = ["machine", "worker"]
 # An interval takes a hundredth of its time here.

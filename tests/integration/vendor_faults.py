@@ -27,7 +27,8 @@ from tests.integration.faults import (
 from tests.integration.world import CANARIES
 from tests.sandbox import simulator
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import Exchange, canned, cut, delay, drip, error, reset
+from tests.sandbox.simulator import Exchange
+from tests.vendor.faults import canned, cut, delay, drip, error, reset, result
 
 # The vendor's connection
 
@@ -210,8 +211,8 @@ def body_faults() -> Iterator[Fault]:
     for name, value in (("UserId", "somebody"), ("RoomId", "elsewhere"), ("UserId", "TEACHER"), ("UserId", "guest ")):
         yield Fault(other, f"{name} {value}", everywhere("RtcProtocolError"), altered(("Result", name), value))
     for words in ("User is not found.", "Room is not found."):
-        yield Fault(other, words, everywhere("TargetNotFound"), simulator.result(words), absent=True)
-    yield Fault(other, "User not found.", everywhere("RtcProtocolError"), simulator.result("User not found."))
+        yield Fault(other, words, everywhere("TargetNotFound"), result(words), absent=True)
+    yield Fault(other, "User not found.", everywhere("RtcProtocolError"), result("User not found."))
 
 
 # Only of users who publish something there is a 1 in the answer.

@@ -61,7 +61,7 @@ def _check_fifo_ids(operation: str, call: dict[str, Any]) -> Reply | None:
 class Aws:
     """The server, its clients, and an interceptor that can make a call fail."""
 
-    def __init__(self, region: str, invoke_api: Callable[[Request], Response]) -> None:
+    def __init__(self, region: str, invoke_api: Callable[[Request], Response], port: int = 0) -> None:
         # Moto reports each error that a state machine raises, caught errors included.
         logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)
         default_user_config["stepfunctions"]["execute_state_machine"] = True
@@ -72,7 +72,7 @@ class Aws:
         self._table_lock = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
         # As AWS does, it keeps connections; the server that moto brings does not.
-        self.server = LoopbackServer(self._answer)
+        self.server = LoopbackServer(self._answer, port)
         self.url, self.stop = self.server.url, self.server.stop
 
     def client(self, service: str) -> Any:

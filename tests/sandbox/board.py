@@ -1,12 +1,9 @@
 """The board on loopback as a dashboard shows it: live, with switches, and with rooms in which something happens."""
 
 import json
-import os
+import math
 import secrets
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,15 +11,12 @@ from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
-import requests
-
 from tests.sandbox.demonstration import CLASSROOM, ROOM
-from tests.sandbox.server import LoopbackServer, Request, Response
+from tests.sandbox.server import LoopbackServer, Request, Response, send
 from tests.sandbox.simulator import MEDIA
-from tests.sandbox.stack import REPOSITORY, Sandbox
+from tests.sandbox.stack import Sandbox
 
 PAGE = Path(__file__).with_name("board.page.html").read_text()
-FOLDER = REPOSITORY / ".aws-sam" / "board"
 # Rooms whose users come, go, mute and share by themselves.
 LIVELY: Mapping[str, tuple[str, ...]] = {
     "studio-1": ("engineer", "guest", "host"),
@@ -30,31 +24,27 @@ LIVELY: Mapping[str, tuple[str, ...]] = {
     "meeting-3": ("anna", "bo"),
 }
 PAUSE_SECONDS = 1.5
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
-    # The browser must not leave this machine.
-    *("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-def browser() -> str | None:
-    """The path of a browser, if there is one."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class BoardServer(LoopbackServer):
     """Serves the board of a sandbox, and switches the media of its simulated users."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, port: int = 0) -> None:
         self._sandbox = sandbox
-        super().__init__(self._answer)
+        self._shown_at = -math.inf
+        super().__init__(self._answer, port)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a browser shows the page, which asks for the board again and again."""
+        return time.monotonic() < self._shown_at + 5
 
     def _answer(self, request: Request, connection: socket.socket) -> Response:
         match request.method, request.path:
-            case "GET", "/" | "/board":
+            case "GET", "/":
                 text = PAGE.replace("{board}", self.html({}))
             case "POST", "/widget":
+                self._shown_at = time.monotonic()
                 text = self.html(json.loads(request.body))
             case "POST", "/switch":
                 text = self._switch(**json.loads(request.body))
@@ -101,63 +91,29 @@ def populate(sandbox: Sandbox) -> None:
         for user, media_type in zip(users, MEDIA, strict=False):
             simulator.publish(room, user, media_type)
     targets = {"targets": [{"room_id": ROOM, "user_id": user} for user in CLASSROOM]}
-    with requests.Session() as session:
-        session.trust_env = False
-        session.post(f"{sandbox.api_url}/watches", json=targets, timeout=60)
+    send("POST", f"{sandbox.api_url}/watches", json=targets)
     sandbox.invoke("SweepFunction", {})
 
 
-def live(sandbox: Sandbox, ending: threading.Event) -> None:
-    """Let something happen in the lively rooms until the end, and now and then a sweep."""
-    while not ending.wait(PAUSE_SECONDS):
-        room_id = secrets.choice(list(LIVELY))
-        # One in nine comes or goes.
-        switch(sandbox, room_id, secrets.choice(LIVELY[room_id]), secrets.choice([*MEDIA, *MEDIA, ""]))
-        if secrets.randbelow(10) == 0:
-            sandbox.invoke("SweepFunction", {})
-
-
 @contextmanager
-def living_board(sandbox: Sandbox) -> Iterator[str]:
-    """The address of the live board, while it is served."""
+def living_board(sandbox: Sandbox, port: int) -> Iterator[str]:
+    """The address of the board, in whose lively rooms something happens while a browser shows it."""
     ending = threading.Event()
-    life = threading.Thread(target=live, args=(sandbox, ending))
-    with BoardServer(sandbox) as server:
+
+    def live() -> None:
+        while not ending.wait(PAUSE_SECONDS):
+            if server.is_watched:
+                room_id = secrets.choice(list(LIVELY))
+                # One in nine comes or goes.
+                switch(sandbox, room_id, secrets.choice(LIVELY[room_id]), secrets.choice([*MEDIA, *MEDIA, ""]))
+                if secrets.randbelow(10) == 0:
+                    sandbox.invoke("SweepFunction", {})
+
+    life = threading.Thread(target=live)
+    with BoardServer(sandbox, port) as server:
         life.start()
         try:
-            yield f"{server.url}/board"
+            yield server.url
         finally:
             ending.set()
             life.join()
-
-
-def save(sandbox: Sandbox) -> int:
-    """Write the board as one HTML file, and its picture where there is a browser."""
-    populate(sandbox)
-    # Some time later, so that the picture shows the mark of a change.
-    time.sleep(10)
-    sandbox.simulator.publish(ROOM, "student-1", "Audio")
-    sandbox.simulator.leave("meeting-3", "bo", reason="kickedByAdmin")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    page, picture = FOLDER / "board.html", FOLDER / "board.png"
-    with BoardServer(sandbox) as server:
-        widget = server.html({"widgetContext": {"theme": "light"}})
-    page.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Board</title>{widget}</html>\n')
-    print(f"Wrote {page.relative_to(REPOSITORY)}")
-    if found := browser():
-        # The path of a socket in it has at most 108 characters.
-        with tempfile.TemporaryDirectory(dir="/tmp") as profile:
-            command = [found, *FLAGS, f"--user-data-dir={profile}", "--window-size=1100,840"]
-            shot = [*command, f"--screenshot={picture}", page.as_uri()]
-            # Whatever it writes besides goes with the folder.
-            subprocess.run(
-                shot,
-                env={**os.environ, "HOME": profile, "TMPDIR": profile},
-                check=True,
-                capture_output=True,
-                timeout=60,
-            )
-        print(f"Wrote {picture.relative_to(REPOSITORY)}")
-    else:
-        print(f"No picture: none of {', '.join(BROWSERS)} was found.")
-    return 0

@@ -41,13 +41,18 @@ class Gateway(LoopbackServer):
     """HTTP front of the functions: as an HTTP API (payload 2.0), or with `rest` as a REST API (1.0) of stage prod."""
 
     def __init__(
-        self, routes: Iterable[Route], invoke: Callable[[str, object], Invocation], *, rest: bool = False
+        self,
+        routes: Iterable[Route],
+        invoke: Callable[[str, object], Invocation],
+        port: int = 0,
+        *,
+        rest: bool = False,
     ) -> None:
         self._routes = list(routes)
         self._invoke = invoke
         self._rest = rest
         self._sample: dict[str, Any] = json.loads((SAMPLES / f"get-{'rest' if rest else 'http'}-api.json").read_text())
-        super().__init__(self._answer)
+        super().__init__(self._answer, port)
 
     def _answer(self, request: Request, connection: socket.socket) -> Response:
         request_id = str(uuid.uuid4()) if self._rest else secrets.token_urlsafe(11) + "="

@@ -7,6 +7,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 WIDTH = 116
@@ -29,7 +30,7 @@ def heading(text: str) -> None:
 
 def outcome_line(outcome: str, duration_ms: float) -> str:
     """The end of a request or invocation."""
-    is_right = outcome in {"answer", "SUCCEEDED"} or outcome.startswith("HTTP 2")
+    is_right = outcome in {"answer", "queue", "SUCCEEDED"} or outcome.startswith("HTTP 2")
     return f"{coloured(f'{ARROW} {outcome}', GREEN if is_right else RED)} after {duration_ms:.0f} ms"
 
 
@@ -38,12 +39,20 @@ def fill(text: str, indent: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
-def state_line(document: Mapping[str, Any]) -> str:
-    """A state or message in one line."""
+def time_of_day(seconds: float) -> str:
+    """The time of day (UTC), with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[11:23]
+
+
+def state_words(document: Mapping[str, Any]) -> str:
+    """A user, and what the user publishes."""
     on = [name for name, on in document["media"].items() if on]
     publishing = "is not known" if document["publishing"] is None else f"publishes {', '.join(on) or 'nothing'}"
-    if document["present"] is False:
-        publishing = "has left"
+    return f"{document['user_id']} {'has left' if document['present'] is False else publishing}"
+
+
+def state_line(document: Mapping[str, Any]) -> str:
+    """A state or message in one line."""
     if "message_id" in document:
         more = f"message {document['message_id']}"
     elif "changed" in document:
@@ -51,7 +60,7 @@ def state_line(document: Mapping[str, Any]) -> str:
         more = "delivered for the first time" if first else f"changed: {', '.join(document['changed']) or 'nothing'}"
     else:
         more = f"{document['source']} {document['rtc_request_id'] or ''}"
-    return f"{document['user_id'] + ' ' + publishing:<48} {document['observed_at'][11:]}  {more}"
+    return f"{state_words(document):<48} {document['observed_at'][11:]}  {more}"
 
 
 def document_text(document: Mapping[str, Any], *, in_full: bool) -> str:

@@ -1,9 +1,10 @@
-"""An HTTP/1.1 server on a free loopback port, with one function that answers every request."""
+"""HTTP/1.1 on loopback: a server with one function that answers every request, and requests that stay here."""
 
 import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import responses
@@ -11,7 +12,10 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
+import requests
+
 Headers = list[tuple[str, str]]
+LOOPBACK = "127.0.0.1"
 # With this linger option the end of a connection is a TCP reset.
 RESET = struct.pack("ii", 1, 0)
 
@@ -59,6 +63,15 @@ class Response:
 
 # An answer of None means that the function has used the connection itself, and that it is to be closed.
 Answer = Callable[[Request, socket.socket], Response | None]
+# Is called with each answered request and its milliseconds.
+Observer = Callable[[Request, Response, float], None]
+
+
+def send(method: str, url: str, **options: Any) -> requests.Response:
+    """Send a request past the proxies of the environment: it must not leave this machine."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, url, **{"timeout": 60, **options})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -73,9 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.raw_requestline = self.rfile.readline(65537)
             if self.raw_requestline and self.parse_request():
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                request = Request(self.command, self.path, self.headers.items(), body)
+                request, started = Request(self.command, self.path, self.headers.items(), body), time.perf_counter()
                 if response := self.server.answer(request, self.connection):
                     self.connection.sendall(response.wire())
+                    self.server.observe(request, response, (time.perf_counter() - started) * 1000)
                 else:
                     self.close_connection = True
 
@@ -84,16 +98,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class LoopbackServer(ThreadingTCPServer):
-    """Serve `answer` from threads of this process until `stop`."""
+    """Serve `answer` from threads of this process until `stop`, on a free port unless one is given."""
 
+    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
     request_queue_size = 1024
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, port: int = 0) -> None:
         self.answer = answer
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.authority = f"127.0.0.1:{self.server_address[1]}"
+        self.observe: Observer = lambda request, response, duration_ms: None
+        super().__init__((LOOPBACK, port), _Handler)
+        self.authority = f"{LOOPBACK}:{self.server_address[1]}"
         self.url = f"http://{self.authority}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 

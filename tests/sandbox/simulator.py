@@ -11,14 +11,14 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import requests
 
-from tests.sandbox.server import RESET, LoopbackServer, Request, Response
+from tests.sandbox.server import LoopbackServer, Request, Response
 
 # The media as the vendor calls them, and by the names of this project.
 MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
@@ -83,69 +83,6 @@ def honest(exchange: Exchange) -> Response:
     return exchange.response()
 
 
-def canned(status: int, body: str | bytes | dict[str, Any] = b"", headers: dict[str, str] | None = None) -> Fault:
-    """Answer with exactly this, whatever was asked."""
-    text = json.dumps(body) if isinstance(body, dict) else body
-    data = text.encode() if isinstance(text, str) else text
-    return lambda exchange: Response(status, data, list((headers or JSON).items()))
-
-
-def error(
-    code: str, status: int = 200, code_n: int = 0, message: str = "refused", headers: dict[str, str] | None = None
-) -> Fault:
-    """Answer with an Error in the envelope; `headers` can hold a Retry-After."""
-    metadata = METADATA | {"Error": {"CodeN": code_n, "Code": code, "Message": message}}
-    return canned(status, {"ResponseMetadata": metadata, "Result": {}}, JSON | (headers or {}))
-
-
-def result(value: object) -> Fault:
-    """Answer 200 with this Result."""
-    return canned(200, {"ResponseMetadata": METADATA, "Result": value})
-
-
-def states(entries: object) -> Fault:
-    """Answer 200 for the room and user asked, with these StreamStates."""
-
-    def fault(exchange: Exchange) -> Response | None:
-        asked = {name: exchange.params.get(name) for name in ("RoomId", "UserId")}
-        return result(asked | {"StreamStates": entries})(exchange)
-
-    return fault
-
-
-def reset(exchange: Exchange) -> None:
-    """Reset the connection instead of answering."""
-    exchange.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-
-
-def cut(after_bytes: int = 0) -> Fault:
-    """Close the connection after so many bytes of the answer, headers included."""
-    return lambda exchange: exchange.connection.sendall(exchange.response().wire()[:after_bytes])
-
-
-def drip(seconds_per_byte: float) -> Fault:
-    """Send the answer one byte at a time."""
-
-    def fault(exchange: Exchange) -> None:
-        response = exchange.response()
-        # The connection ends with the answer; a client that does not know would use it again.
-        for byte in replace(response, headers=[*response.headers, ("Connection", "close")]).wire():
-            exchange.connection.sendall(bytes([byte]))
-            time.sleep(seconds_per_byte)
-
-    return fault
-
-
-def delay(seconds: float) -> Fault:
-    """Answer later."""
-
-    def fault(exchange: Exchange) -> Response:
-        time.sleep(seconds)
-        return exchange.response()
-
-    return fault
-
-
 @dataclass(frozen=True)
 class Arrival:
     """One call as it came in: headers by lower-case name, the code answered ("OK" if none), whether it met a fault."""
@@ -200,7 +137,7 @@ def signed(event: dict[str, str]) -> str:
 class Simulator(LoopbackServer):
     """The service with its rooms, keys, limits and faults; every attribute may be changed while it runs."""
 
-    def __init__(self, verify: Verify = verify_signature) -> None:
+    def __init__(self, verify: Verify = verify_signature, port: int = 0) -> None:
         self.rotate(KEYS)
         self.app_ids: tuple[str, ...] = (APP_ID,)
         self.verify = verify
@@ -225,7 +162,7 @@ class Simulator(LoopbackServer):
         # The address that callback events are sent to, if any, and the last events by room and user.
         self.push_to: str | None = None
         self.pushed: dict[tuple[str, str | None], str] = {}
-        super().__init__(self._answer)
+        super().__init__(self._answer, port)
 
     @property
     def worst_second(self) -> int:

@@ -1,6 +1,7 @@
 """The running sandbox: one context manager that starts everything and leaves nothing behind."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from tests.sandbox.aws import Aws
 from tests.sandbox.event_source import EventSource
 from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
-from tests.sandbox.server import Request, Response
 from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, KEYS, Keys, Simulator, Verify, verify_signature
 from tests.sandbox.template import Template
 
@@ -22,24 +22,44 @@ REPOSITORY = Path(__file__).parents[2]
 BUILT_TEMPLATE = REPOSITORY / ".aws-sam" / "build" / "template.yaml"
 
 
+# The ports of a sandbox that has fixed ones, as distances from the first, which is the board's.
+API_PORT, CALLBACK_PORT, REST_PORT, RTC_PORT, AWS_PORT = range(1, 6)
+
+
+def forget_aws() -> None:
+    """Forget what this shell has set for AWS: it is for the real one."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+
+
 class Sandbox:
-    """The simulator, AWS, the functions and their HTTP front, with the stack's resources made from the template."""
+    """The simulator, AWS, the functions and their HTTP front, with the stack's resources made from the template.
+
+    Without `first_port` each server has a free port, and the stack a name of its own: two sandboxes in one process
+    share moto's resources.
+    """
 
     def __init__(
         self,
         parameters: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         verify: Verify = verify_signature,
+        first_port: int = 0,
     ) -> None:
+        name = "stream-state" if first_port else f"sandbox-{uuid4().hex[:8]}"
+
+        def port(distance: int) -> int:
+            return first_port and first_port + distance
+
         with ExitStack() as closing:
             directory = closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-"))
-            self.simulator = closing.enter_context(Simulator(verify))
+            self.simulator = closing.enter_context(Simulator(verify, port(RTC_PORT)))
             # AWS invokes the functions, and is there before them: their environment names its resources.
-            self.aws = Aws(REGION, self._invoke_api)
+            self.aws = Aws(REGION, lambda request: self.functions.invoke_api(request), port(AWS_PORT))
             closing.callback(self.aws.stop)
             given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, **(parameters or {})}
-            # A name of its own keeps the resources of two sandboxes in one process apart.
-            self.template = Template(BUILT_TEMPLATE, given, f"sandbox-{uuid4().hex[:8]}", self.aws)
+            self.template = Template(BUILT_TEMPLATE, given, name, self.aws)
             functions = self.template.functions({"AWS_ENDPOINT_URL": self.aws.url, **(environment or {})})
             self.outputs = self.template.outputs
             self.queue_url = self.outputs["ResultsQueueUrl"]
@@ -49,23 +69,19 @@ class Sandbox:
             routes = self.template.routes()
             of_callers = [route for route in routes if route.requires_iam]
             of_vendor = [route for route in routes if not route.requires_iam]
-            self.api_url = closing.enter_context(Gateway(of_callers, self.invoke)).url
-            self.callback_api_url = closing.enter_context(Gateway(of_vendor, self.invoke)).url
+            self.api = closing.enter_context(Gateway(of_callers, self.invoke, port(API_PORT)))
+            self.callback_api = closing.enter_context(Gateway(of_vendor, self.invoke, port(CALLBACK_PORT)))
+            self.rest_api = closing.enter_context(Gateway(routes, self.invoke, port(REST_PORT), rest=True))
+            self.api_url, self.callback_api_url = self.api.url, self.callback_api.url
             self.callback_url = self.callback_api_url + "".join(route.path for route in of_vendor)
-            self.rest_api_url = closing.enter_context(Gateway(routes, self.invoke, rest=True)).url
             if "SigningKeysSecret" in self.template.resources:
                 self.put_keys(KEYS)
             if "CallbackKeySecret" in self.template.resources:
-                key_secret = self.outputs["CallbackKeySecretArn"]
-                text = json.dumps({"callback_key": CALLBACK_KEY})
-                self.client("secretsmanager").put_secret_value(SecretId=key_secret, SecretString=text)
+                self.put_secret(json.dumps({"callback_key": CALLBACK_KEY}), "CallbackKeySecretArn")
             for function, mapping in self.template.event_sources().items():
                 source = EventSource(self.client("sqs"), mapping, partial(self.invoke, function))
                 closing.callback(source.stop)
             self._closing = closing.pop_all()
-
-    def _invoke_api(self, request: Request) -> Response:
-        return self.functions.invoke_api(request)
 
     def __enter__(self) -> Self:
         return self
@@ -83,10 +99,9 @@ class Sandbox:
         value = {"access_key_id": keys.access_key_id, "secret_access_key": keys.secret_access_key}
         self.put_secret(json.dumps(value | ({"session_token": keys.session_token} if keys.session_token else {})))
 
-    def put_secret(self, text: str) -> None:
-        """Store any text in the stack's secret."""
-        secret_id = self.outputs["SigningKeysSecretArn"]
-        self.client("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=text)
+    def put_secret(self, text: str, output: str = "SigningKeysSecretArn") -> None:
+        """Store any text in a secret of the stack."""
+        self.client("secretsmanager").put_secret_value(SecretId=self.outputs[output], SecretString=text)
 
     def start_wait(self, given: dict[str, Any]) -> str:
         """Start an execution of WaitForStream; its ARN."""

@@ -18,9 +18,9 @@ from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.domain.targets import Target
 from stream_state.services import asking
 from stream_state.settings import Settings
-from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FakeQueue, FreeLimiter
 from tests.unit.memory import World
+from tests.vendor.static_keys import StaticKeys
 
 # A busy machine makes single examples slow.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -33,8 +33,8 @@ from stream_state.errors import (
 )
 from stream_state.observability import log_error, publish_metrics
 from stream_state.settings import Settings
-from tests.sandbox.static_keys import StaticKeys
 from tests.unit.fakes import Clock, FakeAdapter, FakeSecrets, FreeLimiter, Reply, aws_error
+from tests.vendor.static_keys import StaticKeys
 
 DEADLINE = 1_030.0
 IDS = {"RoomId": "class-1", "UserId": "teacher"}

@@ -65,12 +65,12 @@ def processor_seconds(pid: int) -> float:
 
 def ask(functions: Functions, name: str) -> tuple[float, float]:
     """Seconds until the answer of a function, and the processor's for it, its start included if it was cold."""
-    before = sum(processor_seconds(environment.process.pid) for environment in functions._idle[name])
+    before = sum(map(processor_seconds, functions.processes(name)))
     invocation = functions.invoke(name, event())
     if invocation.error or invocation.payload["statusCode"] != 200:
         raise RuntimeError(f"{name}: {invocation.payload}\n{functions.log(name)}")
-    (environment,) = functions._idle[name]
-    return invocation.duration_ms / 1000, processor_seconds(environment.process.pid) - before
+    (process,) = functions.processes(name)
+    return invocation.duration_ms / 1000, processor_seconds(process) - before
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 from tests.e2e import schemas
 from tests.e2e.contents import empty_table
 from tests.e2e.http import Http
+from tests.e2e.rest_api import RestApi
 from tests.sandbox.simulator import KEYS
 from tests.sandbox.stack import Sandbox
 from tests.vendor import official_signer
@@ -73,9 +74,13 @@ def callback_http(sandbox: Sandbox) -> Http:
 
 
 @pytest.fixture(params=["2.0", "1.0"])
-def either_http(request: pytest.FixtureRequest, sandbox: Sandbox) -> Http:
-    """The HTTP API and the REST API, one after the other."""
-    return Http(sandbox.api_url if request.param == "2.0" else sandbox.rest_api.url)
+def either_http(request: pytest.FixtureRequest, sandbox: Sandbox) -> Iterator[Http]:
+    """The HTTP API and a REST API, one after the other."""
+    if request.param == "2.0":
+        yield Http(sandbox.api_url)
+        return
+    with RestApi(sandbox.template.routes(), sandbox.invoke) as rest_api:
+        yield Http(rest_api.url)
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def test_twenty_requests_at_once_are_all_answered(warm: Sandbox, http: Http) -> 
     warm.simulator.fault = lambda exchange: delay(0.2)
     with ThreadPoolExecutor(20) as pool:
         assert {reply.status for reply in pool.map(lambda _: http.get(PATH), range(20))} == {200}
-        processes = len(warm.functions._idle["ApiFunction"])
+        processes = len(warm.functions.processes("ApiFunction"))
         warm.simulator.arrivals.clear()
         reads = count_secret_reads(warm)
 

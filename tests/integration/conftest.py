@@ -121,7 +121,7 @@ class Stack:
             users = self.simulator._rooms.get((target.app_id, target.room_id), {})
             assert (kept["present"] is False) is (target.user_id not in users)
             if target.user_id in users:
-                assert kept["media"] == {name: vendor in users[target.user_id] for vendor, name in MEDIA.items()}
+                assert kept["media"] == {name: vendor in users[target.user_id].media for vendor, name in MEDIA.items()}
             else:
                 assert True not in kept["media"].values()
 

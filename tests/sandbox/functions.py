@@ -18,7 +18,6 @@ from urllib.parse import unquote
 
 from tests.sandbox.server import LoopbackServer, Request, Response
 
-RUNTIME_API_PREFIX = "/2018-06-01/runtime/"
 INVOKE_PREFIX = "/2015-03-31/functions/"
 # AWS allows 10 s. A busy machine with few cores may need more, and no test here is about the time of a start.
 INIT_TIMEOUT_SECONDS = 60
@@ -28,6 +27,7 @@ REGION = "eu-central-1"
 FUNCTION_PREFIX = f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:"
 # The Lambda runtime client exists for Linux only.
 HAS_RUNTIME_CLIENT = importlib.util.find_spec("awslambdaric") is not None
+RUNTIME = "awslambdaric" if HAS_RUNTIME_CLIENT else "plain_runtime"
 RUNTIME_MODULES = ("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py")
 # The payload of an invocation, and the value of the X-Amz-Function-Error header.
 Outcome = tuple[bytes, str | None]
@@ -71,11 +71,6 @@ def name_of(reference: str) -> str:
     return reference.removeprefix(FUNCTION_PREFIX).partition(":")[0]
 
 
-def _failure(kind: str, request_id: str, message: str) -> Outcome:
-    body = {"errorType": kind, "errorMessage": f"RequestId: {request_id} Error: {message}"}
-    return json.dumps(body).encode(), "Unhandled"
-
-
 class _Environment:
     """One process of a function and its Runtime API server; it handles one invocation at a time."""
 
@@ -87,25 +82,9 @@ class _Environment:
         self._ready = threading.Event()
         self._init_error: Outcome | None = None
         self._server = LoopbackServer(self._runtime_api)
-        module = "awslambdaric" if (runtime_directory / "awslambdaric").exists() else "plain_runtime"
-        with log.open("ab") as output:
-            # -S keeps the site-packages of this interpreter out: requests and boto3 must come from the layer.
-            self.process = subprocess.Popen(
-                [sys.executable, "-S", "-m", module, function.handler],
-                cwd=function.code_directory,
-                env=self._process_environment(runtime_directory),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _process_environment(self, runtime_directory: Path) -> dict[str, str]:
-        function = self._function
         # The order of Lambda: the task, the layers (a later layer hides an earlier layer), then the runtime's own.
         layers = [layer / "python" for layer in reversed(function.layer_directories)]
-        return {
+        environment = {
             "PATH": os.defpath,
             "TZ": ":UTC",
             "PYTHONPATH": os.pathsep.join(map(str, (function.code_directory, *layers, runtime_directory))),
@@ -122,6 +101,14 @@ class _Environment:
             **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "sandbox"),
             **function.environment,
         }
+        # -S keeps the site-packages of this interpreter out: requests and boto3 must come from the layer.
+        command = [sys.executable, "-S", "-m", RUNTIME, function.handler]
+        with log.open("ab") as output:
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(
+                command, cwd=function.code_directory, env=environment, start_new_session=True, **streams
+            )
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         self.process.wait()
@@ -129,21 +116,20 @@ class _Environment:
         self._ready.set()
 
     def _runtime_api(self, request: Request, connection: socket.socket) -> Response | None:
-        match request.path.removeprefix(RUNTIME_API_PREFIX).split("/"):
+        match request.path.removeprefix("/2018-06-01/runtime/").split("/"):
             case ["invocation", "next"]:
                 self._ready.set()
-                work = self._work.get()
-                if work is None:
+                if not (work := self._work.get()):
                     return None
                 request_id, payload, deadline = work
-                headers = [
-                    ("Content-Type", "application/json"),
-                    ("Lambda-Runtime-Aws-Request-Id", request_id),
-                    ("Lambda-Runtime-Deadline-Ms", str(int(deadline * 1000))),
-                    ("Lambda-Runtime-Invoked-Function-Arn", self._function.arn),
-                    ("Lambda-Runtime-Trace-Id", f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0"),
-                ]
-                return Response(200, payload, headers)
+                headers = {
+                    "Content-Type": "application/json",
+                    "Lambda-Runtime-Aws-Request-Id": request_id,
+                    "Lambda-Runtime-Deadline-Ms": str(int(deadline * 1000)),
+                    "Lambda-Runtime-Invoked-Function-Arn": self._function.arn,
+                    "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0",
+                }
+                return Response(200, payload, list(headers.items()))
             case ["init", "error"]:
                 self._init_error = (request.body, "Unhandled")
             case ["invocation", _, kind]:
@@ -156,12 +142,14 @@ class _Environment:
         self._ready.wait(INIT_TIMEOUT_SECONDS)
         self._work.put((request_id, payload, time.time() + timeout_seconds))
         try:
-            outcome = self._outcomes.get(timeout=timeout_seconds)
+            if outcome := self._outcomes.get(timeout=timeout_seconds) or self._init_error:
+                return outcome
+            kind, message = "Runtime.ExitError", f"Runtime exited with error: exit status {self.process.poll()}"
         except queue.Empty:
             self.stop()
-            return _failure("Sandbox.Timedout", request_id, f"Task timed out after {timeout_seconds:.2f} seconds")
-        ended = f"Runtime exited with error: exit status {self.process.poll()}"
-        return outcome or self._init_error or _failure("Runtime.ExitError", request_id, ended)
+            kind, message = "Sandbox.Timedout", f"Task timed out after {timeout_seconds:.2f} seconds"
+        problem = {"errorType": kind, "errorMessage": f"RequestId: {request_id} Error: {message}"}
+        return json.dumps(problem).encode(), "Unhandled"
 
     def stop(self) -> None:
         """End the process without warning, as Lambda does."""
@@ -187,36 +175,36 @@ class Functions:
             runtime.append(origin.parent if spec.submodule_search_locations else origin)
         for file in runtime:
             (self._runtime_directory / file.name).symlink_to(file)
-        self._lock = threading.Lock()
-        self._idle: dict[str, list[_Environment]] = {name: [] for name in functions}
-        self._all: list[_Environment] = []
+        self._environments: dict[str, list[_Environment]] = {name: [] for name in functions}
         # Lambda would refuse an invocation over the limit; here it waits, since the limit is this machine's.
-        self._slots = {name: threading.BoundedSemaphore(MAX_ENVIRONMENTS) for name in functions}
-        self._closed = False
+        self._slots: dict[str, queue.LifoQueue[_Environment | None]] = {name: queue.LifoQueue() for name in functions}
+        for slots in self._slots.values():
+            for _ in range(MAX_ENVIRONMENTS):
+                slots.put(None)
+        self._starting = threading.Lock()
+        self._is_closed = False
 
     def invoke(self, name: str, event: object) -> Invocation:
         """Invoke synchronously with an event, which is sent as JSON, or with bytes, which are sent as they are."""
         payload = event if isinstance(event, bytes) else json.dumps(event).encode()
         started = time.perf_counter()
-        with self._slots[name]:
-            environment = self._take(name)
+        # The environment that was used last, if there is one.
+        environment = self._slots[name].get()
+        try:
+            if environment is None or environment.process.poll() is not None:
+                environment = self._start(name)
             body, error = environment.invoke(payload)
-            with self._lock:
-                if environment in self._all:
-                    self._idle[name].append(environment)
+        finally:
+            self._slots[name].put(environment)
         return Invocation(json.loads(body) if body else None, error, (time.perf_counter() - started) * 1000)
 
-    def _take(self, name: str) -> _Environment:
-        with self._lock:
-            if self._closed:
+    def _start(self, name: str) -> _Environment:
+        with self._starting:
+            if self._is_closed:
                 raise RuntimeError("the sandbox is closed")
-            while self._idle[name]:
-                environment = self._idle[name].pop()
-                if environment.process.poll() is None:
-                    return environment
             log = self._work_directory / f"{name}.log"
             environment = _Environment(self.functions[name], self._runtime_directory, log)
-            self._all.append(environment)
+            self._environments[name].append(environment)
             return environment
 
     def invoke_api(self, request: Request) -> Response:
@@ -234,15 +222,19 @@ class Functions:
         file = self._work_directory / f"{name}.log"
         return file.read_text("utf-8", "replace") if file.exists() else ""
 
+    def processes(self, name: str) -> list[int]:
+        """The ids of the processes of a function."""
+        return [environment.process.pid for environment in self._environments[name]]
+
     def restart(self) -> None:
         """End every environment, so that the next invocation is a cold start."""
-        with self._lock:
-            environments, self._all = self._all, []
-            self._idle = {name: [] for name in self.functions}
+        with self._starting:
+            environments = [environment for started in self._environments.values() for environment in started]
+            self._environments = {name: [] for name in self.functions}
         for environment in environments:
             environment.stop()
 
     def stop(self) -> None:
         """End every process and start no other."""
-        self._closed = True
+        self._is_closed = True
         self.restart()

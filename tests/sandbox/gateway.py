@@ -6,7 +6,6 @@ import re
 import secrets
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,42 +37,42 @@ class Route:
 
 
 class Gateway(LoopbackServer):
-    """HTTP front of the functions: as an HTTP API (payload 2.0), or with `rest` as a REST API (1.0) of stage prod."""
+    """HTTP front of the functions, as an HTTP API with payload 2.0."""
 
-    def __init__(
-        self,
-        routes: Iterable[Route],
-        invoke: Callable[[str, object], Invocation],
-        port: int = 0,
-        *,
-        rest: bool = False,
-    ) -> None:
+    sample = "get-http-api.json"
+    request_id_header = "Apigw-Requestid"
+    unknown, failed = (404, "Not Found"), (500, "Internal Server Error")
+
+    def __init__(self, routes: Iterable[Route], invoke: Callable[[str, object], Invocation], port: int = 0) -> None:
         self._routes = list(routes)
         self._invoke = invoke
-        self._rest = rest
-        self._sample: dict[str, Any] = json.loads((SAMPLES / f"get-{'rest' if rest else 'http'}-api.json").read_text())
+        self._sample: dict[str, Any] = json.loads((SAMPLES / self.sample).read_text())
         super().__init__(self._answer, port)
 
     def _answer(self, request: Request, connection: socket.socket) -> Response:
-        request_id = str(uuid.uuid4()) if self._rest else secrets.token_urlsafe(11) + "="
-        own = [("x-amzn-RequestId" if self._rest else "Apigw-Requestid", request_id)]
-        # An HTTP API decodes the path before it looks for the route, a REST API does not.
-        path = request.path if self._rest else unquote(request.path)
+        request_id = self._request_id()
+        own, path = [(self.request_id_header, request_id)], self._path(request)
+        status, message = self.unknown
         for route in self._routes:
             parameters = route.match(request.method, path)
             if parameters is not None:
-                event = (self._event_1 if self._rest else self._event_2)(request, route, path, parameters, request_id)
+                event = self._event(request, route, path, parameters, request_id)
                 invocation = self._invoke(route.function, event)
                 if not invocation.error and "statusCode" in invocation.payload:
                     return _as_http(invocation.payload, own)
-                problem = (502, "Internal server error") if self._rest else (500, "Internal Server Error")
+                status, message = self.failed
                 break
-        else:
-            problem = (403, "Missing Authentication Token") if self._rest else (404, "Not Found")
-        body = json.dumps({"message": problem[1]}).encode()
-        return Response(problem[0], body, [("Content-Type", "application/json"), *own])
+        body = json.dumps({"message": message}).encode()
+        return Response(status, body, [("Content-Type", "application/json"), *own])
 
-    def _event_2(
+    def _request_id(self) -> str:
+        return secrets.token_urlsafe(11) + "="
+
+    def _path(self, request: Request) -> str:
+        """The path in which the route is looked for: an HTTP API decodes it before."""
+        return unquote(request.path)
+
+    def _event(
         self, request: Request, route: Route, path: str, parameters: dict[str, str], request_id: str
     ) -> dict[str, Any]:
         key = f"{route.method} {route.path}"
@@ -86,7 +85,7 @@ class Gateway(LoopbackServer):
         }
         if not route.requires_iam:
             del context["authorizer"]
-        headers = {name.lower(): ",".join(values) for name, values in _headers(request).items()}
+        headers = {name.lower(): ",".join(values) for name, values in headers_of(request).items()}
         encoded = bool(request.body) and not TEXT_TYPES.match(request.header("Content-Type", "text/plain"))
         query = parse_qs(request.query, keep_blank_values=True)
         event = self._sample | {
@@ -104,34 +103,9 @@ class Gateway(LoopbackServer):
         optional = {name for name in ("queryStringParameters", "pathParameters", "body") if not event[name]}
         return {name: value for name, value in event.items() if name not in optional}
 
-    def _event_1(
-        self, request: Request, route: Route, path: str, parameters: dict[str, str], request_id: str
-    ) -> dict[str, Any]:
-        context = self._sample["requestContext"] | {
-            "resourcePath": route.path,
-            "httpMethod": request.method,
-            "path": f"/prod{path}",
-            "requestId": request_id,
-            "requestTimeEpoch": int(time.time() * 1000),
-        }
-        headers = self._sample["multiValueHeaders"] | _headers(request)
-        query = parse_qs(request.query, keep_blank_values=True)
-        return self._sample | {
-            "resource": route.path,
-            "path": path,
-            "httpMethod": request.method,
-            "headers": {name: values[-1] for name, values in headers.items()},
-            "multiValueHeaders": headers,
-            "queryStringParameters": {name: values[-1] for name, values in query.items()} or None,
-            "multiValueQueryStringParameters": query or None,
-            "pathParameters": parameters or None,
-            "requestContext": context,
-            # A REST API without binary media types passes everything on as text.
-            "body": request.body.decode(errors="replace") or None,
-        }
 
-
-def _headers(request: Request) -> dict[str, list[str]]:
+def headers_of(request: Request) -> dict[str, list[str]]:
+    """The values of each header."""
     headers: dict[str, list[str]] = {}
     for name, value in request.headers:
         headers.setdefault(name.title(), []).append(value)

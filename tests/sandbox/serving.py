@@ -56,7 +56,7 @@ def serve(sandbox: Sandbox, port: int) -> int:
     populate(sandbox)
     with living_board(sandbox, port) as board:
         print(description(sandbox, board), flush=True)
-        sandbox.api.observe = sandbox.rest_api.observe = requested
+        sandbox.api.observe = requested
         sandbox.callback_api.observe, sandbox.simulator.observe = received_event, called
         sandbox.aws.server.observe = observer_of_aws(sandbox.queue_url)
         # Without a reader of the pipe, or a terminal, this returns.
@@ -138,7 +138,6 @@ def description(sandbox: Sandbox, board: str) -> str:
 Board       {board}/   (open it: rooms in which something happens, with a switch for each state)
 HTTP API    {api}    (IAM is not checked here: a deployed one answers signed requests only)
 Events      {sandbox.callback_url}
-REST API    {sandbox.rest_api.url}    (payload 1.0)
 Vendor      {sandbox.simulator.url}    (simulator)
 AWS         {aws}    (moto; functions: {", ".join(sandbox.functions.functions)})
 {proxied}

@@ -13,12 +13,13 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import requests
 
-from tests.sandbox.server import LoopbackServer, Request, Response
+from tests.sandbox.server import LoopbackServer, Request, Response, send
 
 # The media as the vendor calls them, and by the names of this project.
 MEDIA = {"Audio": "audio", "Video": "video", "ScreenAudio": "screen_audio", "ScreenVideo": "screen_video"}
@@ -95,11 +96,12 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Connection:
-    """A user's connection to a room, as GetRoomUsersProperty describes it."""
+    """A user's connection to a room, as GetRoomUsersProperty describes it, and what the user publishes."""
 
     login_ms: int
     device: str
     is_visible: bool
+    media: set[str] = field(default_factory=set)
 
 
 def verify_signature(request: Request, keys: Keys) -> bool:
@@ -154,8 +156,8 @@ class Simulator(LoopbackServer):
         # By call, GetRoomUsersProperty with its AppId.
         self.worst_seconds: Counter[str] = Counter()
         self._faults: deque[Fault] = deque()
-        self._rooms: dict[tuple[str, str], dict[str, set[str]]] = {}
-        self._connections: dict[tuple[str, str, str], Connection] = {}
+        # By AppId and room the users who are there.
+        self._rooms: dict[tuple[str, str], dict[str, Connection]] = {}
         self._arrived: defaultdict[str, deque[float]] = defaultdict(deque)
         self._granted: defaultdict[str, deque[float]] = defaultdict(deque)
         self._lock = threading.RLock()
@@ -178,38 +180,32 @@ class Simulator(LoopbackServer):
         self._faults.extend(faults)
 
     def join(
-        self,
-        room_id: str,
-        user_id: str,
-        app_id: str | None = None,
-        *,
-        device: str = "web",
-        is_visible: bool = True,
+        self, room_id: str, user_id: str, app_id: str | None = None, *, device: str = "web", is_visible: bool = True
     ) -> set[str]:
         """Let a user enter a room, which comes to be with its first user; what the user publishes."""
-        key = (app_id or self.app_ids[0], room_id)
-        users = self._rooms.setdefault(key, {})
+        users = self._rooms.setdefault((app_id or self.app_ids[0], room_id), {})
         if user_id not in users:
-            self._connections[*key, user_id] = Connection(int(time.time() * 1000), device, is_visible)
-            users[user_id] = set()
-            self._push(
-                "UserJoinRoom" if is_visible else "InvisibleUserJoinRoom", app_id, RoomId=room_id, UserId=user_id
-            )
-        return users[user_id]
+            users[user_id] = Connection(int(time.time() * 1000), device, is_visible)
+            kind = "UserJoinRoom" if is_visible else "InvisibleUserJoinRoom"
+            self._push(kind, app_id, RoomId=room_id, UserId=user_id, DeviceType=device)
+        return users[user_id].media
 
     def published(self, room_id: str, user_id: str, app_id: str | None = None) -> set[str] | None:
         """What a user publishes; None if the user is not there."""
-        return self._rooms.get((app_id or self.app_ids[0], room_id), {}).get(user_id)
+        user = self._rooms.get((app_id or self.app_ids[0], room_id), {}).get(user_id)
+        return user.media if user else None
 
     def leave(self, room_id: str, user_id: str, app_id: str | None = None, reason: str = "userLeave") -> None:
         """Let a user leave; the room ends with its last user."""
         with self._lock:
             key = (app_id or self.app_ids[0], room_id)
-            if self._rooms.get(key, {}).pop(user_id, None) is not None:
-                self._push("UserLeaveRoom", app_id, RoomId=room_id, UserId=user_id, Reason=reason)
-            if not self._rooms.get(key, True):
-                del self._rooms[key]
-                self._push("RoomDestroy", app_id, RoomId=room_id)
+            users = self._rooms.get(key, {})
+            if user := users.pop(user_id, None):
+                device = user.device
+                self._push("UserLeaveRoom", app_id, RoomId=room_id, UserId=user_id, DeviceType=device, Reason=reason)
+                if not users:
+                    del self._rooms[key]
+                    self._push("RoomDestroy", app_id, RoomId=room_id)
 
     def publish(
         self, room_id: str, user_id: str, *media_types: str, on: bool = True, app_id: str | None = None
@@ -219,28 +215,27 @@ class Simulator(LoopbackServer):
             raise ValueError(f"no such media type: {', '.join(sorted(unknown))}")
         with self._lock:
             media = self.join(room_id, user_id, app_id)
+            device = self._rooms[app_id or self.app_ids[0], room_id][user_id].device
             changed = [medium for medium in media_types if (medium in media) is not on]
             (media.update if on else media.difference_update)(media_types)
             for medium in changed:
                 kind, reason = ("Start", {}) if on else ("Stop", {"Reason": "StreamStop"})
-                self._push(f"User{medium}Stream{kind}", app_id, RoomId=room_id, UserId=user_id, **reason)
+                data = {"RoomId": room_id, "UserId": user_id, "DeviceType": device, **reason}
+                self._push(f"User{medium}Stream{kind}", app_id, **data)
 
     def _push(self, kind: str, app_id: str | None, **data: str) -> None:
         if self.push_to is None:
             return
-        if "UserId" in data:
-            connection = self._connections.get((app_id or self.app_ids[0], data["RoomId"], data["UserId"]))
-            data["DeviceType"] = connection.device if connection else "web"
         fields = {"EventType": kind, "EventData": json.dumps(data), "AppId": app_id or self.app_ids[0]}
         event = signed(fields | {"EventId": secrets.token_hex(16), "Version": "2020-12-01", "Nonce": "aaBc"})
         self.pushed[data["RoomId"], data.get("UserId")] = event
-        with requests.Session() as session:
-            # Proxies of the environment are ignored: this must not leave the machine.
-            session.trust_env = False
-            for _ in range(PUSH_TRIES):
-                with contextlib.suppress(requests.RequestException):
-                    if session.post(self.push_to, event.encode(), headers=JSON, timeout=5).status_code == 200:
-                        return
+        for _ in range(PUSH_TRIES):
+            with contextlib.suppress(requests.RequestException):
+                if (
+                    send("POST", self.push_to, data=event.encode(), headers=JSON, timeout=5).status_code
+                    == HTTPStatus.OK
+                ):
+                    return
 
     def _answer(self, request: Request, connection: socket.socket) -> Response | None:
         if request.path.startswith("/_simulator/"):
@@ -283,17 +278,18 @@ class Simulator(LoopbackServer):
         self._check_parameters(action, params)
         users = self._rooms.get((params["AppId"], params["RoomId"]))
         if action == ONLINE_USERS:
-            return self._online_users(params, users)
+            return _online_users(users) if users else {"RoomExists": False}
         if action == USERS_PROPERTY:
             asked = [value for name, value in parse_qsl(request.query) if name == "UserIds"]
             if len(asked) > MAX_PROPERTIES:
                 raise Refusal(400, "InvalidParameter", "There are too many UserIds.")
-            return {"UserList": [self._property(params, user_id, users or {}) for user_id in asked]}
-        media = (users or {}).get(params["UserId"])
-        if media is None and self.unknown_is_error:
+            return {"UserList": [_property(user_id, (users or {}).get(user_id)) for user_id in asked]}
+        user = (users or {}).get(params["UserId"])
+        if user is None and self.unknown_is_error:
             kind = "Room" if users is None else "User"
             raise Refusal(404, f"InternalError.{kind}NotFound", f"{kind} is not found.")
-        entries = [{"MediaType": medium, "State": int(medium in (media or ()))} for medium in MEDIA]
+        published = user.media if user else ()
+        entries = [{"MediaType": medium, "State": int(medium in published)} for medium in MEDIA]
         return {"RoomId": params["RoomId"], "UserId": params["UserId"], "StreamStates": entries}
 
     def _check_parameters(self, action: str, params: dict[str, str]) -> None:
@@ -305,22 +301,6 @@ class Simulator(LoopbackServer):
                 raise Refusal(400, "InvalidParameter", f"{name} is not legal.")
         if params["AppId"] not in self.app_ids:
             raise Refusal(400, "InvalidParameter.AccountIdMismatch", "The AppId does not belong to this account.")
-
-    def _online_users(self, params: dict[str, str], users: dict[str, set[str]] | None) -> dict[str, Any]:
-        if users is None:
-            return {"RoomExists": False}
-        room = (params["AppId"], params["RoomId"])
-        visible = [user_id for user_id in users if self._connections[*room, user_id].is_visible]
-        invisible = [user_id for user_id in users if user_id not in set(visible)]
-        lists = {"VisibleUserList": visible, "InvisibleUserList": invisible[:MAX_INVISIBLE]}
-        return {"RoomExists": True, "TotalUser": len(users), "TotalInvisibleUser": len(invisible), **lists}
-
-    def _property(self, params: dict[str, str], user_id: str, users: dict[str, set[str]]) -> dict[str, Any]:
-        if user_id not in users:
-            return {"UserID": user_id, "Status": 0}
-        connection = self._connections[params["AppId"], params["RoomId"], user_id]
-        login = {"LoginTime": connection.login_ms, "DeviceType": connection.device}
-        return {"UserID": user_id, "Status": 1, "Role": 1 if connection.is_visible else 2, **login}
 
     def _check_signature(self, request: Request) -> None:
         authorization = request.header("Authorization")
@@ -359,3 +339,17 @@ class Simulator(LoopbackServer):
             case _:
                 status, answer = 400, f"PUT or DELETE rooms/{{room}}/users/{{user}}; media: {', '.join(MEDIA.values())}"
         return Response(status, f"{answer}\n".encode(), [("Content-Type", "text/plain")])
+
+
+def _online_users(users: dict[str, Connection]) -> dict[str, Any]:
+    visible = [user_id for user_id, user in users.items() if user.is_visible]
+    invisible = [user_id for user_id, user in users.items() if not user.is_visible]
+    lists = {"VisibleUserList": visible, "InvisibleUserList": invisible[:MAX_INVISIBLE]}
+    return {"RoomExists": True, "TotalUser": len(users), "TotalInvisibleUser": len(invisible), **lists}
+
+
+def _property(user_id: str, user: Connection | None) -> dict[str, Any]:
+    if user is None:
+        return {"UserID": user_id, "Status": 0}
+    login = {"LoginTime": user.login_ms, "DeviceType": user.device}
+    return {"UserID": user_id, "Status": 1, "Role": 1 if user.is_visible else 2, **login}

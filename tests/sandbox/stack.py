@@ -15,6 +15,7 @@ from tests.sandbox.aws import Aws
 from tests.sandbox.event_source import EventSource
 from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
+from tests.sandbox.server import Request, Response
 from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, KEYS, Keys, Simulator, Verify, verify_signature
 from tests.sandbox.template import Template
 
@@ -23,7 +24,7 @@ BUILT_TEMPLATE = REPOSITORY / ".aws-sam" / "build" / "template.yaml"
 
 
 # The ports of a sandbox that has fixed ones, as distances from the first, which is the board's.
-API_PORT, CALLBACK_PORT, REST_PORT, RTC_PORT, AWS_PORT = range(1, 6)
+API_PORT, CALLBACK_PORT, RTC_PORT, AWS_PORT = range(1, 5)
 
 
 def forget_aws() -> None:
@@ -56,7 +57,7 @@ class Sandbox:
             directory = closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-"))
             self.simulator = closing.enter_context(Simulator(verify, port(RTC_PORT)))
             # AWS invokes the functions, and is there before them: their environment names its resources.
-            self.aws = Aws(REGION, lambda request: self.functions.invoke_api(request), port(AWS_PORT))
+            self.aws = Aws(REGION, self._invoke_api, port(AWS_PORT))
             closing.callback(self.aws.stop)
             given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, **(parameters or {})}
             self.template = Template(BUILT_TEMPLATE, given, name, self.aws)
@@ -71,7 +72,6 @@ class Sandbox:
             of_vendor = [route for route in routes if not route.requires_iam]
             self.api = closing.enter_context(Gateway(of_callers, self.invoke, port(API_PORT)))
             self.callback_api = closing.enter_context(Gateway(of_vendor, self.invoke, port(CALLBACK_PORT)))
-            self.rest_api = closing.enter_context(Gateway(routes, self.invoke, port(REST_PORT), rest=True))
             self.api_url, self.callback_api_url = self.api.url, self.callback_api.url
             self.callback_url = self.callback_api_url + "".join(route.path for route in of_vendor)
             if "SigningKeysSecret" in self.template.resources:
@@ -82,6 +82,9 @@ class Sandbox:
                 source = EventSource(self.client("sqs"), mapping, partial(self.invoke, function))
                 closing.callback(source.stop)
             self._closing = closing.pop_all()
+
+    def _invoke_api(self, request: Request) -> Response:
+        return self.functions.invoke_api(request)
 
     def __enter__(self) -> Self:
         return self

@@ -44,17 +44,17 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 run: build ## Show the job on this machine, the best parts first; ALL=1 for every sample event too
-	@$(BIN)/python -m tests.sandbox run $(if $(filter-out 0,$(ALL)),--all)
+	@$(BIN)/python -m tests.commands run $(if $(filter-out 0,$(ALL)),--all)
 
 serve: build ## Keep the sandbox running, with a live board and curl lines to paste; Ctrl-C stops it
-	@$(BIN)/python -m tests.sandbox serve
+	@$(BIN)/python -m tests.commands serve
 
 board: build ## Write a page of the board, and its picture where a browser is, into .aws-sam/board
 	@$(BIN)/python -m tests.e2e.picture
 
 query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@# make exports what its command line sets: the ids reach Python without a shell reading them.
-	@$(BIN)/python -m tests.vendor.query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
+	@$(BIN)/python -m tests.commands.query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
 
 test: build ## Run the unit, integration and end-to-end tests with coverage
 	@# The files that take long come first, so that no process is left alone with one at the end.

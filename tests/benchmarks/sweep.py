@@ -52,7 +52,7 @@ def quiet() -> Iterator[None]:
 
 def simulate(ready: Any, done: Any) -> None:
     """Be the vendor until the end is asked for; give the worst second then."""
-    from tests.sandbox.simulator import KEYS, Simulator
+    from tests.sandbox.simulator import KEYS, STREAM_STATE, Simulator
 
     with Simulator() as simulator:
         simulator.app_ids = (APP_ID,)
@@ -61,7 +61,7 @@ def simulate(ready: Any, done: Any) -> None:
         simulator.delay_seconds = lambda: random.uniform(*DELAY_SECONDS)  # noqa: S311 - no secret
         ready.put((simulator.url, KEYS.access_key_id, KEYS.secret_access_key))
         done.get()
-        ready.put(simulator.worst_second)
+        ready.put(simulator.worst_seconds[STREAM_STATE])
 
 
 def serve_aws(ready: Any, done: Any) -> None:

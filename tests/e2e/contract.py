@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from tests.commands.demonstration import CLASSROOM, ROOM
 from tests.e2e.http import Http
-from tests.sandbox.demonstration import CLASSROOM, ROOM
 from tests.sandbox.gateway import Gateway
 from tests.sandbox.server import Request, Response
 from tests.sandbox.stack import REPOSITORY, Sandbox

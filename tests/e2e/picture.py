@@ -5,9 +5,9 @@ import subprocess
 import tempfile
 import time
 
+from tests.commands.board import BoardServer, populate
+from tests.commands.demonstration import ROOM
 from tests.e2e.browser import BROWSERS, FLAGS, browser
-from tests.sandbox.board import BoardServer, populate
-from tests.sandbox.demonstration import ROOM
 from tests.sandbox.stack import REPOSITORY, Sandbox, forget_aws
 
 FOLDER = REPOSITORY / ".aws-sam" / "board"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.commands.board import BoardServer
 from tests.e2e.browser import DRIVER, Browser, browser
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
-from tests.sandbox.board import BoardServer
 from tests.sandbox.simulator import APP_ID, MEDIA
 from tests.sandbox.stack import Sandbox
 from tests.unit.widget import Widget

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,12 @@ from typing import Any
 import pytest
 import requests
 
+from tests.commands.demonstration import CLASSROOM
 from tests.e2e.browser import browser
 from tests.e2e.http import Http
 from tests.e2e.picture import PAGE, PICTURE
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
-from tests.sandbox.stack import REPOSITORY
+from tests.sandbox.stack import PORTS, REPOSITORY
 from tests.unit.widget import Widget
 
 COMMAND = [sys.executable, "-m"]
@@ -80,7 +84,7 @@ def excerpt() -> set[str]:
 def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) -> None:
     before = tree()
 
-    done = run_module(environment_of, "tests.sandbox", "run", "--all", AWS_PROFILE="of-another-project")
+    done = run_module(environment_of, "tests.commands", "run", "--all", AWS_PROFILE="of-another-project")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "were what they must be" in done.stdout
@@ -96,8 +100,7 @@ def test_run_shows_the_job_and_leaves_nothing(environment_of: dict[str, str]) ->
 
 @pytest.mark.parametrize("way", ["closed pipe", "closed terminal"])
 def test_run_ends_quietly_when_its_reader_goes(environment_of: dict[str, str], way: str) -> None:
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*COMMAND, "tests.sandbox", "run"], cwd=REPOSITORY, env=environment_of, **pipes) as running:
+    with start([*COMMAND, "tests.commands", "run"], environment_of) as running:
         assert running.stdout
         assert running.stderr
         # Functions run by then.
@@ -127,32 +130,123 @@ def test_board_writes_a_page_and_its_picture_where_a_browser_is(environment_of: 
     assert not PICTURE.exists() or PICTURE.read_bytes().startswith(b"\x89PNG")
 
 
-def test_serve_answers_until_it_is_stopped(environment_of: dict[str, str]) -> None:
+@contextmanager
+def serving(environment: dict[str, str], **more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `make serve`, with what it printed until it was ready; it must end quietly."""
+    with start([*COMMAND, "tests.commands", "serve"], {**environment, **more}) as running:
+        assert running.stdout
+        assert running.stderr
+        yield running, "".join(takewhile(lambda line: not line.startswith("Ctrl-C"), running.stdout))
+        if running.poll() is None:
+            running.send_signal(signal.SIGINT)
+        running.wait(timeout=60)
+        assert (running.returncode, running.stderr.read()) == (0, "")
+
+
+def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*COMMAND, "tests.sandbox", "serve"], cwd=REPOSITORY, env=environment_of, **pipes) as serving:
-        assert serving.stdout
-        assert serving.stderr
-        lines = takewhile(lambda line: not line.startswith("Ctrl-C"), serving.stdout)
-        text = "".join(lines)
-        address = re.search(r"HTTP API +(http://127\.0\.0\.1:[0-9]+)", text)
-        assert address
-        board = re.search(r"Board +(http://127\.0\.0\.1:[0-9]+/board)", text)
-        assert board
-        page = requests.get(board[1], proxies={"http": ""}, timeout=60)
-        reply = Http(address[1]).get("/rooms/class-1/users/teacher/stream-state")
-        serving.send_signal(signal.SIGINT)
-        rest, errors = serving.stdout.read(), serving.stderr.read()
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes)
+
+
+def free_ports() -> int:
+    """The first of five free ports in a row."""
+    for first in range(20_000, 30_000, 10):
+        with ExitStack() as closing:
+            try:
+                for port in range(first, first + PORTS):
+                    closing.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no ports are free")
+
+
+def test_serve_answers_at_the_ports_asked_for(environment_of: dict[str, str]) -> None:
+    port = free_ports()
+
+    with serving(environment_of, PORT=str(port), AWS_PROFILE="of-another-project") as (running, text):
+        page = requests.get(f"http://127.0.0.1:{port}/", proxies={"http": ""}, timeout=60)
+        reply = Http(f"http://127.0.0.1:{port + 1}").get("/rooms/class-1/users/teacher/stream-state")
+        running.send_signal(signal.SIGINT)
+        assert running.stdout
+        rest = running.stdout.read()
 
     assert (reply.status, reply.body["media"]["audio"]) == (200, True)
     assert (page.status_code, "karaoke-7" in page.text, "● on" in page.text) == (200, True, True)
-    assert (serving.returncode, rest.strip(), errors) == (0, "Stopped.", "")
+    assert f"http://127.0.0.1:{port}/ " in text
+    assert rest.endswith("\nStopped.\n")
+
+
+def test_each_line_that_serve_prints_can_be_pasted_and_is_followed_by_what_happens(
+    environment_of: dict[str, str],
+) -> None:
+    with serving(environment_of, PORT=str(free_ports())) as (running, text):
+        lines = re.findall(r"^  (curl .*)$", text, re.MULTILINE)
+        answers = [subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout for line in lines]
+        running.send_signal(signal.SIGINT)
+        assert running.stdout
+        happened = running.stdout.read()
+
+    assert len(lines) == 5
+    user, room, _, _, swept = answers
+    assert json.loads(user)["media"]["video"] is True
+    assert {state["user_id"] for state in json.loads(room)["results"]} == set(CLASSROOM)
+    assert json.loads(swept)["targets"] == len(CLASSROOM)
+    for line in (
+        "vendor   GetUserStreamState/class-1/teacher  -> answer",
+        "request  GET /rooms/class-1/users/teacher/stream-state  -> HTTP 200",
+        "event    UserVideoStreamStart/class-1/student-1  -> HTTP 200",
+        "AWS      message: class-1/student-1 publishes video (changed: video)  -> HTTP 200",
+        "vendor   PUT /_simulator/rooms/class-1/users/student-1  -> HTTP 200",
+        "event    UserLeaveRoom/class-1/student-1  -> HTTP 200",
+        "AWS      invoke SweepFunction  -> answer",
+    ):
+        assert re.search(rf"^[0-9:.]{{12}}  {re.escape(line)} after [0-9]+ ms$", happened, re.MULTILINE), line
+
+
+@pytest.mark.skipif(not shutil.which("aws"), reason="no AWS CLI is installed")
+def test_the_lines_of_the_aws_cli_can_be_pasted(environment_of: dict[str, str]) -> None:
+    with serving(environment_of, PORT=str(free_ports())) as (_, text):
+        lines = re.findall(r"^  ((?:aws|export) (?:.*\\\n)*.*)$", text, re.MULTILINE)
+        done = subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=REPOSITORY, capture_output=True, check=True)
+
+    assert len(lines) == 4
+    assert b'"ReceiptHandle"' in done.stdout
+    assert b'"publishing": true' in done.stdout
+    assert b'"executionArn"' in done.stdout
+
+
+def test_serve_uses_other_ports_if_one_is_taken_and_says_so(environment_of: dict[str, str]) -> None:
+    port = free_ports()
+
+    with socket.create_server(("127.0.0.1", port + 3)), serving(environment_of, PORT=str(port)) as (_, text):
+        board = re.search(r"Board +(http://\S+/) ", text)
+        assert board
+        assert requests.get(board[1], proxies={"http": ""}, timeout=60).status_code == 200
+
+    said = f"Port {port + 3} cannot be used (Address already in use): other ports are. PORT=... chooses."
+    assert said in text.splitlines()
+
+
+def test_serve_ends_when_its_reader_goes(environment_of: dict[str, str]) -> None:
+    with serving(environment_of, PORT=str(free_ports())) as (running, _):
+        assert running.stdout
+        running.stdout.close()
+        assert running.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "65532", "-1", "²"])
+def test_serve_refuses_a_port_that_is_none_in_one_sentence(environment_of: dict[str, str], port: str) -> None:
+    done = run_module(environment_of, "tests.commands", "serve", PORT=port)
+
+    assert (done.returncode, done.stderr) == (1, f"PORT must be a number from 1 to 65531, and is '{port}'.\n")
 
 
 @pytest.mark.parametrize("missing", ["VOLCENGINE_SECRET_KEY", "all"])
 def test_query_without_keys_names_the_settings_to_make(environment_of: dict[str, str], missing: str) -> None:
     given = {name: value for name, value in SETTINGS.items() if missing not in (name, "all")}
 
-    done = run_module(environment_of, "tests.vendor.query", *TARGET, **given)
+    done = run_module(environment_of, "tests.commands.query", *TARGET, **given)
 
     assert (done.returncode, done.stdout) == (2, "")
     for name in SETTINGS:
@@ -175,7 +269,7 @@ def test_query_asks_the_service_that_is_set(
         simulator.publish("class-1", "teacher", "Audio")
         given = {**SETTINGS, "VOLCENGINE_SECRET_KEY": keys.secret_access_key, "RTC_ENDPOINT": simulator.url}
 
-        done = run_module(environment_of, "tests.vendor.query", TARGET[0], f"--user-id={user}", **given)
+        done = run_module(environment_of, "tests.commands.query", TARGET[0], f"--user-id={user}", **given)
 
     assert done.returncode == code
     assert answer.items() <= json.loads(done.stdout).items()

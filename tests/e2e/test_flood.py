@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.commands.demonstration import sample
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
-from tests.sandbox.demonstration import sample
 from tests.sandbox.simulator import APP_ID, signed
 from tests.sandbox.stack import Sandbox
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.commands.demonstration import sample
 from tests.e2e.http import Http
 from tests.sandbox.aws import Interceptor, Reply, failure
-from tests.sandbox.demonstration import sample
 from tests.sandbox.server import Request, Response
 from tests.sandbox.simulator import Exchange, Fault, signed
 from tests.sandbox.stack import Sandbox

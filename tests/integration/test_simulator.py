@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.sandbox import simulator
-from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
+from tests.sandbox.simulator import APP_ID, KEYS, STREAM_STATE, Keys, Simulator
 from tests.vendor import official_signer
 
 USER = "user@2.a_b-c"
@@ -166,7 +166,7 @@ def test_calls_over_the_limit_are_throttled_until_a_second_has_passed(sim: Simul
 
     assert [ask(http, sim).status_code for _ in range(6)] == [200, 200, 200, 429, 429, 200]
     assert [arrival.outcome for arrival in sim.arrivals] == ["OK"] * 3 + ["FlowLimitExceeded"] * 2 + ["OK"]
-    assert sim.worst_second == 5
+    assert sim.worst_seconds[STREAM_STATE] == 5
 
 
 def test_a_person_changes_a_room_over_http(sim: Simulator, http: requests.Session) -> None:

@@ -26,7 +26,7 @@ from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
 from stream_state.settings import Settings
 from tests.integration.tls import make_certificate
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import APP_ID, KEYS, Exchange, Fault, Simulator, honest
+from tests.sandbox.simulator import APP_ID, KEYS, Exchange, Fault, Simulator
 from tests.unit.fakes import FreeLimiter
 from tests.vendor.faults import canned, cut, drip, error, reset, states
 from tests.vendor.static_keys import StaticKeys
@@ -355,7 +355,7 @@ def test_when_all_kept_connections_have_died_one_try_finds_out(simulator: Simula
         assert all(pool.map(ask, [rtc] * together.parties))
     # When something on the way has forgotten them, as after a freeze of the function
     dead |= seen
-    simulator.fail_next(answer, honest)
+    simulator.fail_next(answer, Exchange.response)
     # Then the second try succeeds, and calls at once after it need no second try
     assert ask(rtc) is True
     with ThreadPoolExecutor(together.parties) as pool:
@@ -415,7 +415,7 @@ def test_cookies_are_not_kept_and_compressed_bodies_not_asked_for(rtc: Volcengin
         head, _, body = exchange.response().wire().partition(b"\r\n\r\n")
         exchange.connection.sendall(head + b"\r\nSet-Cookie: canary=1; Path=/\r\n\r\n" + body)
 
-    simulator.fail_next(with_cookie, honest)
+    simulator.fail_next(with_cookie, Exchange.response)
     ask(rtc)
     ask(rtc)
 

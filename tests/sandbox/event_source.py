@@ -31,16 +31,13 @@ class EventSource:
         while not self._ending.wait(PAUSE_SECONDS):
             names = {"AttributeNames": ["All"], "MessageAttributeNames": ["All"]}
             answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=self._batch_size, **names)
-            if messages := answer.get("Messages"):
-                self._deliver(messages)
-
-    def _deliver(self, messages: list[dict[str, Any]]) -> None:
-        invocation = self._invoke({"Records": [self._record(message) for message in messages]})
-        failures = () if invocation.error else invocation.payload["batchItemFailures"]
-        failed = {failure["itemIdentifier"] for failure in failures}
-        for message in () if invocation.error else messages:
-            if message["MessageId"] not in failed:
-                self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+            messages = answer.get("Messages", [])
+            invocation = self._invoke({"Records": list(map(self._record, messages))}) if messages else None
+            if invocation and not invocation.error:
+                failed = {failure["itemIdentifier"] for failure in invocation.payload["batchItemFailures"]}
+                for message in messages:
+                    if message["MessageId"] not in failed:
+                        self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
 
     def _record(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """A message as Lambda hands it to the function."""

@@ -79,11 +79,6 @@ class Exchange:
 Fault = Callable[[Exchange], Response | None]
 
 
-def honest(exchange: Exchange) -> Response:
-    """Answer as the service would; stands in a list of faults for a call that succeeds."""
-    return exchange.response()
-
-
 @dataclass(frozen=True)
 class Arrival:
     """One call as it came in: headers by lower-case name, the code answered ("OK" if none), whether it met a fault."""
@@ -165,11 +160,6 @@ class Simulator(LoopbackServer):
         self.push_to: str | None = None
         self.pushed: dict[tuple[str, str | None], str] = {}
         super().__init__(self._answer, port)
-
-    @property
-    def worst_second(self) -> int:
-        """The most calls of GetUserStreamState in one second."""
-        return self.worst_seconds[STREAM_STATE]
 
     def rotate(self, *keys: Keys) -> None:
         """Accept only these key pairs from now on."""
@@ -263,7 +253,7 @@ class Simulator(LoopbackServer):
             headers = {name.lower(): value for name, value in request.headers}
             self.arrivals.append(Arrival(headers, outcome, fault is not None, action))
         time.sleep(self.delay_seconds())
-        return (fault or honest)(exchange)
+        return fault(exchange) if fault else exchange.response()
 
     def _look_up(self, request: Request, params: dict[str, str], now: float, granted: deque[float]) -> dict[str, Any]:
         action = params.get("Action", "")

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -21,10 +22,8 @@ from tests.sandbox.template import Template
 
 REPOSITORY = Path(__file__).parents[2]
 BUILT_TEMPLATE = REPOSITORY / ".aws-sam" / "build" / "template.yaml"
-
-
-# The ports of a sandbox that has fixed ones, as distances from the first, which is the board's.
-API_PORT, CALLBACK_PORT, RTC_PORT, AWS_PORT = range(1, 5)
+# How many ports a sandbox has: those below, and before them the board's.
+PORTS = 5
 
 
 def forget_aws() -> None:
@@ -49,15 +48,12 @@ class Sandbox:
         first_port: int = 0,
     ) -> None:
         name = "stream-state" if first_port else f"sandbox-{uuid4().hex[:8]}"
-
-        def port(distance: int) -> int:
-            return first_port and first_port + distance
-
+        _, api, callbacks, vendor, aws = (first_port and first_port + number for number in range(PORTS))
         with ExitStack() as closing:
             directory = closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-"))
-            self.simulator = closing.enter_context(Simulator(verify, port(RTC_PORT)))
+            self.simulator = closing.enter_context(Simulator(verify, vendor))
             # AWS invokes the functions, and is there before them: their environment names its resources.
-            self.aws = Aws(REGION, self._invoke_api, port(AWS_PORT))
+            self.aws = Aws(REGION, self._invoke_api, aws)
             closing.callback(self.aws.stop)
             given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, **(parameters or {})}
             self.template = Template(BUILT_TEMPLATE, given, name, self.aws)
@@ -70,8 +66,8 @@ class Sandbox:
             routes = self.template.routes()
             of_callers = [route for route in routes if route.requires_iam]
             of_vendor = [route for route in routes if not route.requires_iam]
-            self.api = closing.enter_context(Gateway(of_callers, self.invoke, port(API_PORT)))
-            self.callback_api = closing.enter_context(Gateway(of_vendor, self.invoke, port(CALLBACK_PORT)))
+            self.api = closing.enter_context(Gateway(of_callers, self.invoke, api))
+            self.callback_api = closing.enter_context(Gateway(of_vendor, self.invoke, callbacks))
             self.api_url, self.callback_api_url = self.api.url, self.callback_api.url
             self.callback_url = self.callback_api_url + "".join(route.path for route in of_vendor)
             if "SigningKeysSecret" in self.template.resources:
@@ -99,8 +95,7 @@ class Sandbox:
 
     def put_keys(self, keys: Keys) -> None:
         """Store a key pair in the stack's secret, as an operator does."""
-        value = {"access_key_id": keys.access_key_id, "secret_access_key": keys.secret_access_key}
-        self.put_secret(json.dumps(value | ({"session_token": keys.session_token} if keys.session_token else {})))
+        self.put_secret(json.dumps({name: value for name, value in asdict(keys).items() if value}))
 
     def put_secret(self, text: str, output: str = "SigningKeysSecretArn") -> None:
         """Store any text in a secret of the stack."""

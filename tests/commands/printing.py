@@ -30,7 +30,7 @@ def heading(text: str) -> None:
 
 def outcome_line(outcome: str, duration_ms: float) -> str:
     """The end of a request or invocation."""
-    is_right = outcome in {"answer", "queue", "SUCCEEDED"} or outcome.startswith("HTTP 2")
+    is_right = outcome in {"answer", "SUCCEEDED"} or outcome.startswith("HTTP 2")
     return f"{coloured(f'{ARROW} {outcome}', GREEN if is_right else RED)} after {duration_ms:.0f} ms"
 
 

@@ -79,7 +79,7 @@ def ask(room_id: str, user_id: str, app_id: str) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.vendor.query", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.commands.query", description=__doc__)
     for name in ("--room-id", "--user-id", "--app-id"):
         parser.add_argument(name, default="")
     arguments = parser.parse_args()

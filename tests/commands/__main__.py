@@ -8,14 +8,14 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 
-from tests.sandbox.printing import progress
+from tests.commands.printing import progress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     """Run the subcommand; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sandbox", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.commands", description=__doc__)
     parser.add_argument("command", choices=["run", "serve"])
     parser.add_argument("--all", action="store_true", help="for run: every event of events/ too")
     arguments = parser.parse_args()
@@ -60,8 +60,8 @@ def start(command: str, *, shows_all: bool) -> int:
     with ExitStack() as running:
         with progress(lambda: f"starting: {time.monotonic() - started:.0f} s"):
             # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
-            from tests.sandbox.demonstration import Demonstration
-            from tests.sandbox.serving import first_port, serve
+            from tests.commands.demonstration import Demonstration
+            from tests.commands.serving import first_port, serve
             from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox, forget_aws
 
             if not BUILT_TEMPLATE.exists():

@@ -1,0 +1,1 @@
+"""The commands of the Makefile that show the application: what people see of the sandbox."""

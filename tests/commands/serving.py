@@ -1,0 +1,144 @@
+"""`make serve`: the sandbox at fixed ports, lines to paste, and one line for each thing that happens."""
+
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from urllib.parse import parse_qs, unquote
+
+from tests.commands.board import living_board, populate
+from tests.commands.demonstration import CLASSROOM, ROOM
+from tests.commands.printing import outcome_line, state_words, time_of_day
+from tests.sandbox.functions import INVOKE_PREFIX, REGION
+from tests.sandbox.server import LOOPBACK, Request, Response
+from tests.sandbox.stack import PORTS, Sandbox
+
+FIRST_PORT, LAST_PORT = 8700, 65536 - PORTS
+
+
+def first_port(wanted: str) -> int:
+    """The first port of the sandbox; 0 if one of its ports is taken, which it says."""
+    if wanted and not (wanted.isdecimal() and 0 < int(wanted) <= LAST_PORT):
+        raise SystemExit(f"PORT must be a number from 1 to {LAST_PORT}, and is {wanted!r}.")
+    first = int(wanted or FIRST_PORT)
+    for port in range(first, first + PORTS):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                print(
+                    f"Port {port} cannot be used ({os.strerror(error.errno or 0)}): other ports are. PORT=... chooses."
+                )
+                return 0
+    return first
+
+
+def serve(sandbox: Sandbox, port: int) -> int:
+    """Print what to try and whatever happens, until Ctrl-C or until nobody reads it any more."""
+    populate(sandbox)
+    with living_board(sandbox, port) as board:
+        print(description(sandbox, board))
+        sandbox.api.observe = partial(happened, "request", requested)
+        sandbox.callback_api.observe = partial(happened, "event", received)
+        sandbox.simulator.observe = partial(happened, "vendor", asked)
+        sandbox.aws.server.observe = partial(happened, "AWS", partial(invoked, sandbox))
+        # Without a reader of the pipe, or a terminal, this returns.
+        reader = select.poll()
+        reader.register(sys.stdout, 0)
+        reader.poll()
+    return 0
+
+
+# Of a request, what to print: what was asked, and the outcome.
+Lines = Iterator[tuple[str, str]]
+
+
+def happened(
+    kind: str, lines_of: Callable[[Request, Response], Lines], request: Request, response: Response, duration_ms: float
+) -> None:
+    """Print a line for what a request was about, or none. A stranger's may be about anything."""
+    with suppress(LookupError, TypeError, ValueError):
+        for what, outcome in lines_of(request, response):
+            print(f"{time_of_day(time.time())}  {kind:<7}  {what}  {outcome_line(outcome, duration_ms)}")
+
+
+def requested(request: Request, response: Response) -> Lines:
+    """A request to the API."""
+    yield f"{request.method} {unquote(request.target)}", f"HTTP {response.status}"
+
+
+def received(request: Request, response: Response) -> Lines:
+    """A callback event that the vendor has sent."""
+    event = json.loads(request.body)
+    data = json.loads(event["EventData"])
+    yield "/".join(filter(None, (event["EventType"], data["RoomId"], data.get("UserId")))), f"HTTP {response.status}"
+
+
+def asked(request: Request, response: Response) -> Lines:
+    """A call to the vendor, or a change that a person has made there."""
+    query = parse_qs(request.query)
+    if "Action" in query:
+        error = json.loads(response.body)["ResponseMetadata"].get("Error", {"Code": "answer"})
+        yield "/".join(query[name][0] for name in ("Action", "RoomId", "UserId") if name in query), error["Code"]
+    else:
+        yield from requested(request, response)
+
+
+def invoked(sandbox: Sandbox, request: Request, response: Response) -> Lines:
+    """What reaches AWS from outside, and the messages of the results queue."""
+    operation = request.header("X-Amz-Target").rpartition(".")[2]
+    if request.path.startswith(INVOKE_PREFIX):
+        is_answer = "X-Amz-Function-Error" not in dict(response.headers)
+        outcome = "answer" if is_answer else json.loads(response.body)["errorType"]
+        yield f"invoke {request.path.removeprefix(INVOKE_PREFIX).split('/')[0]}", outcome
+    elif operation == "StartExecution":
+        yield f"start WaitForStream {json.loads(request.body)['input']}", f"HTTP {response.status}"
+    elif operation in {"SendMessage", "SendMessageBatch"}:
+        call = json.loads(request.body)
+        for entry in call.get("Entries", [call]) if call["QueueUrl"] == sandbox.queue_url else []:
+            message = json.loads(entry["MessageBody"])
+            changed = ", ".join(message["changed"]) or "nothing"
+            yield (
+                f"message: {message['room_id']}/{state_words(message)} (changed: {changed})",
+                f"HTTP {response.status}",
+            )
+
+
+def description(sandbox: Sandbox, board: str) -> str:
+    """The addresses, and lines to paste."""
+    api, aws, functions = sandbox.api_url, sandbox.aws.url, ", ".join(sandbox.functions.functions)
+    student = f"{sandbox.simulator.url}/_simulator/rooms/{ROOM}/users/student-1"
+    waiting = json.dumps({"room_id": ROOM, "user_id": "student-1", "medium": "video"})
+    proxies = any(name.lower() in {"http_proxy", "all_proxy"} for name in os.environ)
+    return f"""
+  Board       {board}/   (open it: rooms in which something happens, with a switch for each state)
+  HTTP API    {api}    (IAM is not checked here: a deployed one answers signed requests only)
+  Events      {sandbox.callback_url}
+  Vendor      {sandbox.simulator.url}    (the simulator)
+  AWS         {aws}    (moto)
+  Functions   {functions}
+{"This shell has a proxy: export NO_PROXY=127.0.0.1 keeps the lines below from it." if proxies else ""}
+Ask about a user, or about the room {ROOM}, in which are {", ".join(CLASSROOM)}:
+  curl -s {api}/rooms/{ROOM}/users/teacher/stream-state
+  curl -s {api}/rooms/{ROOM}/stream-states
+Let a student switch the camera on (audio, video, screen_audio, screen_video), or leave; events follow:
+  curl -s -X PUT {student} -d '{{"video": true}}'
+  curl -s -X DELETE {student}
+Let a sweep ask about the watched users:
+  curl -s {aws}{INVOKE_PREFIX}SweepFunction/invocations -d '{{}}'
+With the AWS CLI, read the queue, invoke a function, and let a workflow wait for that camera:
+  export AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_DEFAULT_REGION={REGION} AWS_REGION={REGION}
+  aws --endpoint-url {aws} sqs receive-message --queue-url {sandbox.queue_url}
+  aws --endpoint-url {aws} lambda invoke --function-name TaskFunction \\
+    --payload fileb://events/task/single.json /dev/stdout
+  aws --endpoint-url {aws} stepfunctions start-execution --input '{waiting}' \\
+    --state-machine-arn {sandbox.outputs["WaitForStreamArn"]}
+
+Ctrl-C stops everything. Here is what happens from now on:
+"""

@@ -50,7 +50,7 @@ serve: build ## Keep the sandbox running, with a live board and curl lines to pa
 	@$(BIN)/python -m tests.commands serve
 
 board: build ## Write a page of the board, and its picture where a browser is, into .aws-sam/board
-	@$(BIN)/python -m tests.e2e.picture
+	@$(BIN)/python -m tests.commands board
 
 query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@# make exports what its command line sets: the ids reach Python without a shell reading them.

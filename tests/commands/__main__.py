@@ -1,4 +1,4 @@
-"""The commands: `run` shows the job, `serve` keeps it running."""
+"""The commands: `run` shows the job, `serve` keeps it running, `board` pictures it."""
 
 import argparse
 import errno
@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack, suppress
 
 from tests.commands.printing import progress
+from tests.sandbox.environment import forget_aws
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -16,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main() -> int:
     """Run the subcommand; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.commands", description=__doc__)
-    parser.add_argument("command", choices=["run", "serve"])
+    parser.add_argument("command", choices=["run", "serve", "board"])
     parser.add_argument("--all", action="store_true", help="for run: every event of events/ too")
     arguments = parser.parse_args()
     # In a pipe, too, each line is read as it happens.
@@ -53,24 +54,27 @@ def stop(*_: object) -> None:
 
 
 def start(command: str, *, shows_all: bool) -> int:
-    """Start a sandbox for `run` or `serve`; the exit code."""
+    """Start a sandbox for `run`, `serve` or `board`; the exit code."""
     print("Stream State for Volcengine RTC, on this machine alone: the built functions and layers, a simulator of")
     print("the RTC service that checks every signature, and moto in place of AWS. Nothing leaves this machine.")
+    forget_aws()
     started = time.monotonic()
     with ExitStack() as running:
         with progress(lambda: f"starting: {time.monotonic() - started:.0f} s"):
             # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
             from tests.commands.demonstration import Demonstration
+            from tests.commands.picture import save
             from tests.commands.serving import first_port, serve
-            from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox, forget_aws
+            from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox
 
             if not BUILT_TEMPLATE.exists():
                 print("There is nothing to run yet: make build makes it.", file=sys.stderr)
                 return 1
-            forget_aws()
             port = first_port(os.environ.get("PORT", "")) if command == "serve" else 0
             sandbox = running.enter_context(Sandbox({"EnableCallbacks": "true"}, first_port=port))
-        return serve(sandbox, port) if command == "serve" else Demonstration(sandbox).run(shows_all=shows_all)
+        if command == "run":
+            return Demonstration(sandbox).run(shows_all=shows_all)
+        return save(sandbox) if command == "board" else serve(sandbox, port)
 
 
 if __name__ == "__main__":

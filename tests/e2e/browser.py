@@ -12,19 +12,10 @@ from typing import Any, Self
 
 import requests
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
-    # The browser must not leave this machine.
-    *("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+from tests.commands.picture import FLAGS, browser
+
 # GitHub's machines have the driver in a folder that this variable names.
 DRIVER = shutil.which("chromedriver") or shutil.which("chromedriver", path=os.environ.get("CHROMEWEBDRIVER", ""))
-
-
-def browser() -> str | None:
-    """The path of a browser, if there is one."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class Browser:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.commands.board import BoardServer
-from tests.e2e.browser import DRIVER, Browser, browser
+from tests.commands.picture import browser
+from tests.e2e.browser import DRIVER, Browser
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
 from tests.sandbox.simulator import APP_ID, MEDIA

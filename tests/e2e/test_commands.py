@@ -18,9 +18,8 @@ import pytest
 import requests
 
 from tests.commands.demonstration import CLASSROOM
-from tests.e2e.browser import browser
+from tests.commands.picture import PAGE, PICTURE, browser
 from tests.e2e.http import Http
-from tests.e2e.picture import PAGE, PICTURE
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
 from tests.sandbox.stack import PORTS, REPOSITORY
 from tests.unit.widget import Widget
@@ -122,7 +121,7 @@ def test_board_writes_a_page_and_its_picture_where_a_browser_is(environment_of: 
     for file in (PAGE, PICTURE):
         file.unlink(missing_ok=True)
 
-    done = run_module(environment_of, "tests.e2e.picture")
+    done = run_module(environment_of, "tests.commands", "board")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert Widget(PAGE.read_text().partition("</title>")[2].removesuffix("</html>\n")).rooms[0] == "class-1"
@@ -182,7 +181,7 @@ def test_each_line_that_serve_prints_can_be_pasted_and_is_followed_by_what_happe
 ) -> None:
     with serving(environment_of, PORT=str(free_ports())) as (running, text):
         lines = re.findall(r"^  (curl .*)$", text, re.MULTILINE)
-        answers = [subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout for line in lines]
+        answers = [subprocess.run(["/bin/bash", "-c", line], capture_output=True, check=True).stdout for line in lines]
         running.send_signal(signal.SIGINT)
         assert running.stdout
         happened = running.stdout.read()
@@ -208,7 +207,7 @@ def test_each_line_that_serve_prints_can_be_pasted_and_is_followed_by_what_happe
 def test_the_lines_of_the_aws_cli_can_be_pasted(environment_of: dict[str, str]) -> None:
     with serving(environment_of, PORT=str(free_ports())) as (_, text):
         lines = re.findall(r"^  ((?:aws|export) (?:.*\\\n)*.*)$", text, re.MULTILINE)
-        done = subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=REPOSITORY, capture_output=True, check=True)
+        done = subprocess.run(["/bin/bash", "-ec", "\n".join(lines)], cwd=REPOSITORY, capture_output=True, check=True)
 
     assert len(lines) == 4
     assert b'"ReceiptHandle"' in done.stdout

@@ -1,7 +1,6 @@
 """The running sandbox: one context manager that starts everything and leaves nothing behind."""
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,13 +23,6 @@ REPOSITORY = Path(__file__).parents[2]
 BUILT_TEMPLATE = REPOSITORY / ".aws-sam" / "build" / "template.yaml"
 # How many ports a sandbox has: those below, and before them the board's.
 PORTS = 5
-
-
-def forget_aws() -> None:
-    """Forget what this shell has set for AWS: it is for the real one."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ |= dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
 
 
 class Sandbox:

@@ -1,21 +1,34 @@
 """`make board`: the board as one HTML file, and its picture where there is a browser."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
 
 from tests.commands.board import BoardServer, populate
 from tests.commands.demonstration import ROOM
-from tests.e2e.browser import BROWSERS, FLAGS, browser
-from tests.sandbox.stack import REPOSITORY, Sandbox, forget_aws
+from tests.sandbox.stack import REPOSITORY, Sandbox
 
 FOLDER = REPOSITORY / ".aws-sam" / "board"
 PAGE, PICTURE = FOLDER / "board.html", FOLDER / "board.png"
 
 
-def save(sandbox: Sandbox) -> None:
-    """Write the page and, if a browser is there, the picture."""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
+    # The browser must not leave this machine.
+    *("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def browser() -> str | None:
+    """The path of a browser, if there is one."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def save(sandbox: Sandbox) -> int:
+    """Write the page and, if a browser is there, the picture; the exit code."""
     populate(sandbox)
     # Some time later, so that the picture shows the mark of a change.
     time.sleep(10)
@@ -28,7 +41,7 @@ def save(sandbox: Sandbox) -> None:
     print(f"Wrote {PAGE.relative_to(REPOSITORY)}")
     if not (found := browser()):
         print(f"No picture: none of {', '.join(BROWSERS)} was found.")
-        return
+        return 0
     # The path of a socket in it has at most 108 characters. Whatever the browser writes besides goes with the folder.
     with tempfile.TemporaryDirectory(dir="/tmp") as profile:
         command = [found, *FLAGS, f"--user-data-dir={profile}", "--window-size=1100,840"]
@@ -36,9 +49,4 @@ def save(sandbox: Sandbox) -> None:
         shot = [*command, f"--screenshot={PICTURE}", PAGE.as_uri()]
         subprocess.run(shot, env=environment, check=True, capture_output=True, timeout=60)
     print(f"Wrote {PICTURE.relative_to(REPOSITORY)}")
-
-
-if __name__ == "__main__":
-    forget_aws()
-    with Sandbox({"EnableCallbacks": "true"}) as running:
-        save(running)
+    return 0

@@ -1,7 +1,7 @@
 # Every target makes what it needs itself, .venv included. Works with GNU make 3.81 and later.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve board query test browser unit contract faults truth bench importtime lint security reference format build deploy lock clean
+.PHONY: help run serve board query test browser unit contract faults truth bench importtime lint security reference format build destination deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
@@ -14,6 +14,9 @@ export SAM_CLI_TELEMETRY := 0
 
 # A Python 3.13 that is not on the PATH: make run PYTHON=/path/to/python3.13
 PYTHON :=
+# Where pyenv, uv and Homebrew keep theirs, if the PATH does not lead there.
+FURTHER_PYTHONS = "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13*/bin/python3.13 \
+	"$$HOME"/.local/share/uv/python/cpython-3.13*/bin/python3.13 /opt/homebrew/bin/python3.13 /usr/local/bin/python3.13
 # The section of samconfig.toml to deploy with: dev or prod. Its parameters are all that GUIDED=0 takes.
 STAGE := dev
 GUIDED := 1
@@ -122,8 +125,12 @@ format: $(INSTALLED) ## Rewrite the code in the agreed format
 build: $(BUILT) ## Build the functions and layers into .aws-sam/build
 	@:
 
+# Before the build and the questions, since both take time.
+destination: $(INSTALLED)
+	@$(BIN)/python -m tests.commands.deployment "$(STAGE)"
+
 # DEPLOYED makes every deployment publish a version of each function, which SAM does not do for a parameter's new value.
-deploy: build ## Build, then deploy to your AWS account; STAGE=prod for production, GUIDED=0 to be asked nothing
+deploy: destination build ## Build, then deploy to your AWS account; STAGE=prod for production, GUIDED=0 to be asked nothing
 	@sed 's/DEPLOYED: .*/DEPLOYED: '"$$(date -u +%Y%m%dT%H%M%SZ)"'/' .aws-sam/build/template.yaml > .aws-sam/build/stamped.yaml
 	@mv .aws-sam/build/stamped.yaml .aws-sam/build/template.yaml
 	@$(BIN)/sam deploy --config-env $(STAGE) $(ASKING)
@@ -141,7 +148,7 @@ clean: ## Remove everything that these targets have made, .venv included
 # --frozen: the lock alone decides, also where another package index is configured. `make lint` finds a lock out of step.
 $(INSTALLED): pyproject.toml uv.lock .python-version
 	@python=; \
-	for candidate in $(PYTHON) python3.13 python3 python; do \
+	for candidate in $(PYTHON) python3.13 python3 python $(FURTHER_PYTHONS); do \
 		if "$$candidate" -c '$(IS_PYTHON_313)' 2>/dev/null; then python="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
@@ -150,8 +157,10 @@ $(INSTALLED): pyproject.toml uv.lock .python-version
 	echo "Installing the pinned packages into .venv (the first time takes a minute) ..."; \
 	$(BIN)/python -c '$(IS_PYTHON_313)' 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| "$$python" -m venv --clear .venv
-	@$(BIN)/python -m pip install -qq "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
-	@$(BIN)/uv sync --frozen --quiet
+	@{ $(BIN)/python -m pip install -qq --retries 1 "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)" && \
+		$(BIN)/uv sync --frozen --quiet; } > .venv/install.log 2>&1 || { \
+		echo "The packages could not be installed. Is the package index reachable? .venv/install.log has the details." >&2; \
+		exit 1; }
 	@touch $@
 
 # With pip, which takes the index that the caller has set; the hashes decide what is accepted.

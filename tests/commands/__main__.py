@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 
 from tests.commands.printing import progress
 from tests.sandbox.environment import forget_aws
+from tests.sandbox.ports import first_port
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -57,6 +58,7 @@ def start(command: str, *, shows_all: bool) -> int:
     """Start a sandbox for `run`, `serve` or `board`; the exit code."""
     print("Stream State for Volcengine RTC, on this machine alone: the built functions and layers, a simulator of")
     print("the RTC service that checks every signature, and moto in place of AWS. Nothing leaves this machine.")
+    port = first_port(os.environ.get("PORT", "")) if command == "serve" else 0
     forget_aws()
     started = time.monotonic()
     with ExitStack() as running:
@@ -64,13 +66,12 @@ def start(command: str, *, shows_all: bool) -> int:
             # Imported here because it takes a moment, and Ctrl-C must end quietly in that moment too.
             from tests.commands.demonstration import Demonstration
             from tests.commands.picture import save
-            from tests.commands.serving import first_port, serve
+            from tests.commands.serving import serve
             from tests.sandbox.stack import BUILT_TEMPLATE, Sandbox
 
             if not BUILT_TEMPLATE.exists():
                 print("There is nothing to run yet: make build makes it.", file=sys.stderr)
                 return 1
-            port = first_port(os.environ.get("PORT", "")) if command == "serve" else 0
             sandbox = running.enter_context(Sandbox({"EnableCallbacks": "true"}, first_port=port))
         if command == "run":
             return Demonstration(sandbox).run(shows_all=shows_all)

@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,28 +14,8 @@ from tests.commands.board import living_board, populate
 from tests.commands.demonstration import CLASSROOM, ROOM
 from tests.commands.printing import outcome_line, state_words, time_of_day
 from tests.sandbox.functions import INVOKE_PREFIX, REGION
-from tests.sandbox.server import LOOPBACK, Request, Response
-from tests.sandbox.stack import PORTS, Sandbox
-
-FIRST_PORT, LAST_PORT = 8700, 65536 - PORTS
-
-
-def first_port(wanted: str) -> int:
-    """The first port of the sandbox; 0 if one of its ports is taken, which it says."""
-    if wanted and not (wanted.isdecimal() and 0 < int(wanted) <= LAST_PORT):
-        raise SystemExit(f"PORT must be a number from 1 to {LAST_PORT}, and is {wanted!r}.")
-    first = int(wanted or FIRST_PORT)
-    for port in range(first, first + PORTS):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError as error:
-                print(
-                    f"Port {port} cannot be used ({os.strerror(error.errno or 0)}): other ports are. PORT=... chooses."
-                )
-                return 0
-    return first
+from tests.sandbox.server import Request, Response
+from tests.sandbox.stack import Sandbox
 
 
 def serve(sandbox: Sandbox, port: int) -> int:

@@ -20,8 +20,9 @@ import requests
 from tests.commands.demonstration import CLASSROOM
 from tests.commands.picture import PAGE, PICTURE, browser
 from tests.e2e.http import Http
+from tests.sandbox.ports import PORTS
 from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
-from tests.sandbox.stack import PORTS, REPOSITORY
+from tests.sandbox.stack import REPOSITORY
 from tests.unit.widget import Widget
 
 COMMAND = [sys.executable, "-m"]

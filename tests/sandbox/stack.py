@@ -15,14 +15,13 @@ from tests.sandbox.aws import Aws
 from tests.sandbox.event_source import EventSource
 from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
+from tests.sandbox.ports import PORTS
 from tests.sandbox.server import Request, Response
 from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, KEYS, Keys, Simulator, Verify, verify_signature
 from tests.sandbox.template import Template
 
 REPOSITORY = Path(__file__).parents[2]
 BUILT_TEMPLATE = REPOSITORY / ".aws-sam" / "build" / "template.yaml"
-# How many ports a sandbox has: those below, and before them the board's.
-PORTS = 5
 
 
 class Sandbox:

@@ -161,6 +161,11 @@ def free_ports() -> int:
     raise AssertionError("no ports are free")
 
 
+def has_aws_cli() -> bool:
+    """Whether there is one that runs: a version manager may leave a name without a program."""
+    return subprocess.run(["/usr/bin/env", "aws", "--version"], capture_output=True, check=False).returncode == 0
+
+
 def test_serve_answers_at_the_ports_asked_for(environment_of: dict[str, str]) -> None:
     port = free_ports()
 
@@ -204,7 +209,7 @@ def test_each_line_that_serve_prints_can_be_pasted_and_is_followed_by_what_happe
         assert re.search(rf"^[0-9:.]{{12}}  {re.escape(line)} after [0-9]+ ms$", happened, re.MULTILINE), line
 
 
-@pytest.mark.skipif(not shutil.which("aws"), reason="no AWS CLI is installed")
+@pytest.mark.skipif(not has_aws_cli(), reason="no AWS CLI is installed")
 def test_the_lines_of_the_aws_cli_can_be_pasted(environment_of: dict[str, str]) -> None:
     with serving(environment_of, PORT=str(free_ports())) as (_, text):
         lines = re.findall(r"^  ((?:aws|export) (?:.*\\\n)*.*)$", text, re.MULTILINE)
@@ -274,3 +279,44 @@ def test_query_asks_the_service_that_is_set(
     assert done.returncode == code
     assert answer.items() <= json.loads(done.stdout).items()
     assert keys.secret_access_key not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("proxy", "way"),
+    [({}, "without a proxy"), ({"http_proxy": "http://me:secret@127.0.0.1:9"}, "through the proxy 127.0.0.1:9")],
+    ids=["direct", "proxy"],
+)
+def test_query_names_host_and_proxy_if_it_cannot_connect(
+    environment_of: dict[str, str], proxy: dict[str, str], way: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+
+    done = run_module(
+        environment_of, "tests.commands.query", *TARGET, **SETTINGS, **proxy, RTC_ENDPOINT=f"http://{host}"
+    )
+
+    assert (done.returncode, done.stderr) == (1, f"Asked: {host}, {way}.\n")
+    assert json.loads(done.stdout)["error"] == "RtcUnavailable"
+
+
+def test_make_finds_a_python_off_the_path_and_says_it_if_packages_cannot_be_installed(tmp_path: Path) -> None:
+    project, versions = tmp_path / "project", tmp_path / ".pyenv" / "versions" / "3.13.0"
+    for folder in ("functions", "layers"):
+        (project / folder).mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "uv.lock", ".python-version", "template.yaml", "observability.yaml"):
+        shutil.copy(REPOSITORY / name, project)
+    versions.parent.mkdir(parents=True)
+    versions.symlink_to(sys.base_prefix)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+
+    done = subprocess.run(
+        ["/usr/bin/env", "make", "unit"], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+
+    sentence, _ = done.stderr.splitlines()
+    assert done.returncode != 0
+    assert "Installing the pinned packages" in done.stdout
+    assert sentence == (
+        "The packages could not be installed. Is the package index reachable? .venv/install.log has the details."
+    )

@@ -14,6 +14,7 @@ import pytest
 from botocore import xform_name
 from botocore.session import Session
 
+from tests.sandbox.ports import FIRST_PORT, PORTS
 from tests.unit.transformed import REPOSITORY, Template
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -24,6 +25,7 @@ TEMPLATE = Template(EnableCallbacks="true", **DOMAINS)
 # Commands that the CLI has itself, beside those of AWS's services, and options that all commands have.
 OWN_COMMANDS = {("configure", "export-credentials")}
 OWN_OPTIONS = {"cli-read-timeout", "output", "query"}
+*_, VENDOR_PORT, AWS_PORT = range(FIRST_PORT, FIRST_PORT + PORTS)
 # Programs whose lines have a test here, and others: of the shell, and one that tests/e2e/test_generated_client.py runs.
 CHECKED = {"aws", "make", ".venv/bin/sam", ".venv/bin/python", "curl"}
 UNCHECKED = {"export", "eval", "python3", "openapi-python-client"}
@@ -129,16 +131,17 @@ def test_a_line_of_python_names_a_module_and_its_options(document: str, line: st
 @pytest.mark.parametrize(("document", "line"), commands("curl"))
 def test_a_line_of_curl_asks_for_something_that_is_there(document: str, line: str) -> None:
     words = shlex.split(line)
-    (address,) = (word for word in words if re.match("<(ApiUrl|address)>", word))
+    (address,) = (word for word in words if re.match("<ApiUrl>|http://127", word))
 
-    kind, path = address.split(">", 1)
-    if kind == "<ApiUrl":
+    host, path = re.fullmatch("(<ApiUrl>|http://[^/]+)(/.*)", address).groups()  # type: ignore[union-attr]  # it is one
+    if host == "<ApiUrl>":
         assert any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), f"GET {path}") for route in TEMPLATE.routes())
     elif path.startswith("/2015-03-31/"):
+        assert host == f"http://127.0.0.1:{AWS_PORT}"
         assert path.split("/")[3] in TEMPLATE.made
         assert json.loads((REPOSITORY / words[words.index("-d") + 1].removeprefix("@")).read_text())
     else:
-        assert path.startswith("/_simulator/rooms/")
+        assert address.startswith(f"http://127.0.0.1:{VENDOR_PORT}/_simulator/rooms/")
 
 
 def test_every_command_is_of_a_program_that_is_checked() -> None:

@@ -23,10 +23,10 @@ def serve(sandbox: Sandbox, port: int) -> int:
     populate(sandbox)
     with living_board(sandbox, port) as board:
         print(description(sandbox, board))
-        sandbox.api.observe = partial(happened, "request", requested)
-        sandbox.callback_api.observe = partial(happened, "event", received)
-        sandbox.simulator.observe = partial(happened, "vendor", asked)
-        sandbox.aws.server.observe = partial(happened, "AWS", partial(invoked, sandbox))
+        sandbox.api.observe = partial(happened, requested)
+        sandbox.callback_api.observe = partial(happened, received)
+        sandbox.simulator.observe = partial(happened, asked)
+        sandbox.aws.server.observe = partial(happened, partial(invoked, sandbox))
         # Without a reader of the pipe, or a terminal, this returns.
         reader = select.poll()
         reader.register(sys.stdout, 0)
@@ -34,29 +34,30 @@ def serve(sandbox: Sandbox, port: int) -> int:
     return 0
 
 
-# Of a request, what to print: what was asked, and the outcome.
-Lines = Iterator[tuple[str, str]]
+# What to print of a request: a kind, what was asked, and the outcome.
+Lines = Iterator[tuple[str, str, str]]
 
 
 def happened(
-    kind: str, lines_of: Callable[[Request, Response], Lines], request: Request, response: Response, duration_ms: float
+    lines_of: Callable[[Request, Response], Lines], request: Request, response: Response, duration_ms: float
 ) -> None:
     """Print a line for what a request was about, or none. A stranger's may be about anything."""
     with suppress(LookupError, TypeError, ValueError):
-        for what, outcome in lines_of(request, response):
-            print(f"{time_of_day(time.time())}  {kind:<7}  {what}  {outcome_line(outcome, duration_ms)}")
+        for kind, what, outcome in lines_of(request, response):
+            print(f"{time_of_day(time.time())}  {kind:<8}  {what}  {outcome_line(outcome, duration_ms)}")
 
 
 def requested(request: Request, response: Response) -> Lines:
     """A request to the API."""
-    yield f"{request.method} {unquote(request.target)}", f"HTTP {response.status}"
+    yield "request", f"{request.method} {unquote(request.target)}", f"HTTP {response.status}"
 
 
 def received(request: Request, response: Response) -> Lines:
     """A callback event that the vendor has sent."""
     event = json.loads(request.body)
     data = json.loads(event["EventData"])
-    yield "/".join(filter(None, (event["EventType"], data["RoomId"], data.get("UserId")))), f"HTTP {response.status}"
+    what = "/".join(filter(None, (event["EventType"], data["RoomId"], data.get("UserId"))))
+    yield "event", what, f"HTTP {response.status}"
 
 
 def asked(request: Request, response: Response) -> Lines:
@@ -64,9 +65,10 @@ def asked(request: Request, response: Response) -> Lines:
     query = parse_qs(request.query)
     if "Action" in query:
         error = json.loads(response.body)["ResponseMetadata"].get("Error", {"Code": "answer"})
-        yield "/".join(query[name][0] for name in ("Action", "RoomId", "UserId") if name in query), error["Code"]
+        what = "/".join(query[name][0] for name in ("Action", "RoomId", "UserId") if name in query)
+        yield "call", what, error["Code"]
     else:
-        yield from requested(request, response)
+        yield "change", f"{request.method} {unquote(request.path)}", f"HTTP {response.status}"
 
 
 def invoked(sandbox: Sandbox, request: Request, response: Response) -> Lines:
@@ -75,18 +77,16 @@ def invoked(sandbox: Sandbox, request: Request, response: Response) -> Lines:
     if request.path.startswith(INVOKE_PREFIX):
         is_answer = "X-Amz-Function-Error" not in dict(response.headers)
         outcome = "answer" if is_answer else json.loads(response.body)["errorType"]
-        yield f"invoke {request.path.removeprefix(INVOKE_PREFIX).split('/')[0]}", outcome
+        yield "invoke", request.path.removeprefix(INVOKE_PREFIX).split("/")[0], outcome
     elif operation == "StartExecution":
-        yield f"start WaitForStream {json.loads(request.body)['input']}", f"HTTP {response.status}"
+        yield "workflow", json.loads(request.body)["input"], f"HTTP {response.status}"
     elif operation in {"SendMessage", "SendMessageBatch"}:
         call = json.loads(request.body)
         for entry in call.get("Entries", [call]) if call["QueueUrl"] == sandbox.queue_url else []:
             message = json.loads(entry["MessageBody"])
             changed = ", ".join(message["changed"]) or "nothing"
-            yield (
-                f"message: {message['room_id']}/{state_words(message)} (changed: {changed})",
-                f"HTTP {response.status}",
-            )
+            what = f"{message['room_id']}/{state_words(message)} (changed: {changed})"
+            yield "message", what, f"HTTP {response.status}"
 
 
 def description(sandbox: Sandbox, board: str) -> str:

@@ -49,7 +49,7 @@ help: ## Show this list
 run: build ## Show the job on this machine, the best parts first; ALL=1 for every sample event too
 	@$(BIN)/python -m tests.commands run $(if $(filter-out 0,$(ALL)),--all)
 
-serve: build ## Keep the sandbox running, with a live board and curl lines to paste; Ctrl-C stops it
+serve: build ## Keep it running, with a live board, at port 8700 and the next four; PORT=... chooses others
 	@$(BIN)/python -m tests.commands serve
 
 board: build ## Write a page of the board, and its picture where a browser is, into .aws-sam/board

@@ -37,7 +37,8 @@ from stream_state.observability import publish_metrics  # noqa: E402
 from stream_state.settings import Settings  # noqa: E402
 from tests.benchmarks.peers import first_sdk, second_sdk  # noqa: E402
 from tests.benchmarks.sweep import APP_ID, process, quiet  # noqa: E402
-from tests.sandbox.simulator import KEYS, Simulator  # noqa: E402
+from tests.sandbox.signatures import KEYS  # noqa: E402
+from tests.sandbox.simulator import Simulator  # noqa: E402
 from tests.unit.fakes import FreeLimiter  # noqa: E402
 from tests.vendor.static_keys import StaticKeys  # noqa: E402
 

@@ -52,7 +52,8 @@ def quiet() -> Iterator[None]:
 
 def simulate(ready: Any, done: Any) -> None:
     """Be the vendor until the end is asked for; give the worst second then."""
-    from tests.sandbox.simulator import KEYS, STREAM_STATE, Simulator
+    from tests.sandbox.signatures import KEYS
+    from tests.sandbox.simulator import STREAM_STATE, Simulator
 
     with Simulator() as simulator:
         simulator.app_ids = (APP_ID,)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
-from tests.commands.demonstration import CLASSROOM, ROOM
+from tests.sandbox.samples import CLASSROOM, ROOM
 from tests.sandbox.server import LoopbackServer, Request, Response, send
 from tests.sandbox.simulator import MEDIA
 from tests.sandbox.stack import Sandbox

@@ -3,9 +3,8 @@
 import json
 import textwrap
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import batched
 from typing import Any
 
@@ -23,18 +22,13 @@ from tests.commands.printing import (
     time_of_day,
 )
 from tests.sandbox.functions import HAS_RUNTIME_CLIENT, Invocation
+from tests.sandbox.samples import CLASSROOM, EVENTS, ROOM, sample
 from tests.sandbox.server import send
-from tests.sandbox.simulator import MEDIA, STREAM_STATE, Keys, signed
-from tests.sandbox.stack import REPOSITORY, Sandbox
+from tests.sandbox.signatures import Keys
+from tests.sandbox.simulator import MEDIA, STREAM_STATE
+from tests.sandbox.stack import Sandbox
 
-EVENTS = REPOSITORY / "events"
-ROOM, LESSON, HALL, STAGE, LOUNGE = "class-1", "lesson-1", "hall-1", "stage-1", "lounge-1"
-# What each user of the room publishes.
-CLASSROOM: Mapping[str, tuple[str, ...]] = {
-    "teacher": ("Audio", "Video"),
-    "student-1": (),
-    "student-2": ("ScreenAudio", "ScreenVideo"),
-}
+LESSON, HALL, STAGE, LOUNGE = "lesson-1", "hall-1", "stage-1", "lounge-1"
 WATCHED = [f"listener-{number:03}" for number in range(1, 301)]
 MOST_CALLS_PER_SECOND = 60
 SKEW_SECONDS = 5
@@ -48,21 +42,6 @@ HEADINGS = {
 }
 # How many watches the events of events/api leave.
 WATCHED_BY_EVENTS = 1
-
-
-def sample(name: str) -> dict[str, Any]:
-    """An event of events/, its times made present."""
-    event: dict[str, Any] = json.loads((EVENTS / name).read_text())
-    for asked in (event, event.get("wait", {})):
-        if "until" in asked:
-            asked["until"]["started_at"] = datetime.now(UTC).isoformat()
-    if name.startswith("callback/"):
-        for carrier in event.get("Records", [event]):
-            carrier["body"] = signed(json.loads(carrier["body"]))
-            if "attributes" in carrier:
-                carrier["messageAttributes"] = {}
-                carrier["attributes"]["SentTimestamp"] = str(int(time.time() * 1000))
-    return event
 
 
 @dataclass

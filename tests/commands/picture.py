@@ -7,7 +7,7 @@ import tempfile
 import time
 
 from tests.commands.board import BoardServer, populate
-from tests.commands.demonstration import ROOM
+from tests.sandbox.samples import ROOM
 from tests.sandbox.stack import REPOSITORY, Sandbox
 
 FOLDER = REPOSITORY / ".aws-sam" / "board"

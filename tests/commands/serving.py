@@ -11,9 +11,9 @@ from functools import partial
 from urllib.parse import parse_qs, unquote
 
 from tests.commands.board import living_board, populate
-from tests.commands.demonstration import CLASSROOM, ROOM
 from tests.commands.printing import outcome_line, state_words, time_of_day
 from tests.sandbox.functions import INVOKE_PREFIX, REGION
+from tests.sandbox.samples import CLASSROOM, ROOM
 from tests.sandbox.server import Request, Response
 from tests.sandbox.stack import Sandbox
 

@@ -9,7 +9,7 @@ from tests.e2e import schemas
 from tests.e2e.contents import empty_table
 from tests.e2e.http import Http
 from tests.e2e.rest_api import RestApi
-from tests.sandbox.simulator import KEYS
+from tests.sandbox.signatures import KEYS
 from tests.sandbox.stack import Sandbox
 from tests.vendor import official_signer
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from tests.commands.demonstration import CLASSROOM, ROOM
 from tests.e2e.http import Http
 from tests.sandbox.gateway import Gateway
+from tests.sandbox.samples import CLASSROOM, ROOM
 from tests.sandbox.server import Request, Response
 from tests.sandbox.stack import REPOSITORY, Sandbox
 

@@ -12,7 +12,8 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import TestPhase
 from schemathesis.openapi.checks import MissingHeaderNotRejected, RejectedPositiveData, UnsupportedMethodResponse
 
-from tests.sandbox.simulator import APP_ID, signed
+from tests.sandbox.signatures import signed
+from tests.sandbox.simulator import APP_ID
 
 CALLBACK = "/callbacks/rtc"
 # The users after whom a page begins, and their keys in each list.

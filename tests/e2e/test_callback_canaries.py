@@ -9,7 +9,8 @@ from tests.e2e.contents import table_items
 from tests.e2e.http import Http
 from tests.sandbox import simulator
 from tests.sandbox.aws import failure
-from tests.sandbox.simulator import APP_ID, signed
+from tests.sandbox.signatures import signed
+from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
 
 KEY, OTHER_KEY = "CANARYcallback0123456789", "CANARYother0123456789"

@@ -11,7 +11,8 @@ import pytest
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
 from tests.sandbox.aws import failure
-from tests.sandbox.simulator import Exchange, Fault, Keys
+from tests.sandbox.signatures import Keys
+from tests.sandbox.simulator import Exchange, Fault
 from tests.sandbox.stack import Sandbox
 from tests.vendor.faults import canned, error, result, states
 

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import requests
 
-from tests.commands.demonstration import CLASSROOM
 from tests.commands.picture import PAGE, PICTURE, browser
 from tests.e2e.http import Http
 from tests.sandbox.ports import PORTS
-from tests.sandbox.simulator import APP_ID, KEYS, Keys, Simulator
+from tests.sandbox.samples import CLASSROOM
+from tests.sandbox.signatures import KEYS, Keys
+from tests.sandbox.simulator import APP_ID, Simulator
 from tests.sandbox.stack import REPOSITORY
 from tests.unit.widget import Widget
 

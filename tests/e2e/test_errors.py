@@ -11,7 +11,8 @@ import pytest
 from tests.e2e.contents import empty_table
 from tests.e2e.http import Http
 from tests.sandbox.aws import failure
-from tests.sandbox.simulator import APP_ID, Fault, Keys
+from tests.sandbox.signatures import Keys
+from tests.sandbox.simulator import APP_ID, Fault
 from tests.sandbox.stack import Sandbox
 from tests.vendor.faults import canned, delay, error, reset, result
 

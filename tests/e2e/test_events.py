@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands.demonstration import CLASSROOM, EVENTS, ROOM, sample
 from tests.e2e.http import Http
 from tests.sandbox.functions import Functions
+from tests.sandbox.samples import CLASSROOM, EVENTS, ROOM, sample
 from tests.sandbox.simulator import APP_ID, MEDIA
 from tests.sandbox.stack import Sandbox
 from tests.unit.widget import Widget

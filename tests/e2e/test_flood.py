@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.commands.demonstration import sample
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
-from tests.sandbox.simulator import APP_ID, signed
+from tests.sandbox.samples import sample
+from tests.sandbox.signatures import signed
+from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
 
 REAL, MALFORMED, TOO_LARGE, FORGED, OF_ANOTHER_APP = 40, 420, 80, 420, 80

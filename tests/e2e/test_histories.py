@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.http import Http
-from tests.sandbox.simulator import CALLBACK_KEY
+from tests.sandbox.signatures import CALLBACK_KEY
 from tests.sandbox.stack import Sandbox
 from tests.unit.callback_world import signed
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands.demonstration import EVENTS, sample
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
+from tests.sandbox.samples import EVENTS, sample
 from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import Sandbox
 

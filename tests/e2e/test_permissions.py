@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.commands.demonstration import sample
 from tests.e2e.http import Http
 from tests.sandbox.aws import Interceptor, Reply, failure
+from tests.sandbox.samples import sample
 from tests.sandbox.server import Request, Response
-from tests.sandbox.simulator import Exchange, Fault, signed
+from tests.sandbox.signatures import signed
+from tests.sandbox.simulator import Exchange, Fault
 from tests.sandbox.stack import Sandbox
 from tests.unit.test_alarms import in_alarms, in_widgets
 from tests.unit.test_policies import OF_EVENT_SOURCE, PERMISSIONS, allowed

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.http import Http
 from tests.sandbox.aws import Reply, failure
 from tests.sandbox.functions import MAX_ENVIRONMENTS
-from tests.sandbox.simulator import Keys
+from tests.sandbox.signatures import Keys
 from tests.sandbox.stack import Sandbox
 from tests.vendor.faults import delay
 

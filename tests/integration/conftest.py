@@ -28,7 +28,8 @@ from stream_state.settings import Settings
 from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import APP_ID, KEYS, MEDIA, Simulator
+from tests.sandbox.signatures import KEYS
+from tests.sandbox.simulator import APP_ID, MEDIA, Simulator
 from tests.unit import callback_world
 from tests.unit.fakes import FreeLimiter
 from tests.vendor.static_keys import StaticKeys

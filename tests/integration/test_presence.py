@@ -14,7 +14,8 @@ from stream_state.domain.targets import PRESENT, Medium, Room, Target
 from stream_state.services.lookup import Lookup
 from stream_state.services.sweep import Sweep
 from stream_state.settings import Settings
-from tests.sandbox.simulator import APP_ID, KEYS, MEDIA, Simulator
+from tests.sandbox.signatures import KEYS
+from tests.sandbox.simulator import APP_ID, MEDIA, Simulator
 from tests.unit.fakes import FreeLimiter
 from tests.unit.memory import World, stands_in
 from tests.unit.observed import event

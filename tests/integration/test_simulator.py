@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from tests.sandbox import simulator
-from tests.sandbox.simulator import APP_ID, KEYS, STREAM_STATE, Keys, Simulator
+from tests.sandbox import signatures
+from tests.sandbox.signatures import KEYS, Keys
+from tests.sandbox.simulator import APP_ID, STREAM_STATE, Simulator
 from tests.vendor import official_signer
 
 USER = "user@2.a_b-c"
@@ -21,7 +22,7 @@ TEMPORARY = Keys("sandbox-temporary", "sandbox-temporary-secret", "sandbox-token
 Code = tuple[int, str, int]
 
 
-@pytest.fixture(params=[simulator.verify_signature, official_signer.verify], ids=["own", "official"])
+@pytest.fixture(params=[signatures.verify_signature, official_signer.verify], ids=["own", "official"])
 def sim(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     with Simulator(verify=request.param) as running:
         running.publish("class-1", USER, "Audio")

@@ -26,7 +26,8 @@ from stream_state.errors import RtcProtocolError, RtcThrottled, RtcUnavailable
 from stream_state.settings import Settings
 from tests.integration.tls import make_certificate
 from tests.sandbox.server import Response
-from tests.sandbox.simulator import APP_ID, KEYS, Exchange, Fault, Simulator
+from tests.sandbox.signatures import KEYS
+from tests.sandbox.simulator import APP_ID, Exchange, Fault, Simulator
 from tests.unit.fakes import FreeLimiter
 from tests.vendor.faults import canned, cut, drip, error, reset, states
 from tests.vendor.static_keys import StaticKeys

@@ -35,7 +35,8 @@ from tests.sandbox import simulator as simulator_module
 from tests.sandbox.aws import Aws
 from tests.sandbox.functions import REGION
 from tests.sandbox.server import Answer, LoopbackServer, Request, Response
-from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, MEDIA, Exchange, Fault, Keys, Simulator
+from tests.sandbox.signatures import CALLBACK_KEY, Keys
+from tests.sandbox.simulator import APP_ID, MEDIA, Exchange, Fault, Simulator
 from tests.sandbox.template import Template
 from tests.unit.callback_world import fields, sign, text
 

@@ -17,7 +17,8 @@ from tests.sandbox.functions import REGION, Functions
 from tests.sandbox.gateway import Gateway
 from tests.sandbox.ports import PORTS
 from tests.sandbox.server import Request, Response
-from tests.sandbox.simulator import APP_ID, CALLBACK_KEY, KEYS, Keys, Simulator, Verify, verify_signature
+from tests.sandbox.signatures import CALLBACK_KEY, KEYS, Keys, Verify, verify_signature
+from tests.sandbox.simulator import APP_ID, Simulator
 from tests.sandbox.template import Template
 
 REPOSITORY = Path(__file__).parents[2]

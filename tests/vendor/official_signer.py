@@ -8,7 +8,7 @@ from volcengine.auth.SignParam import SignParam
 from volcengine.Credentials import Credentials
 
 from tests.sandbox.server import Request
-from tests.sandbox.simulator import Keys
+from tests.sandbox.signatures import Keys
 
 
 def headers_signed_by_vendor(

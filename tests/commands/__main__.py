@@ -56,9 +56,9 @@ def stop(*_: object) -> None:
 
 def start(command: str, *, shows_all: bool) -> int:
     """Start a sandbox for `run`, `serve` or `board`; the exit code."""
+    port = first_port(os.environ.get("PORT", "")) if command == "serve" else 0
     print("Stream State for Volcengine RTC, on this machine alone: the built functions and layers, a simulator of")
     print("the RTC service that checks every signature, and moto in place of AWS. Nothing leaves this machine.")
-    port = first_port(os.environ.get("PORT", "")) if command == "serve" else 0
     forget_aws()
     started = time.monotonic()
     with ExitStack() as running:

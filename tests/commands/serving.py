@@ -102,6 +102,7 @@ def description(sandbox: Sandbox, board: str) -> str:
   Vendor      {sandbox.simulator.url}    (the simulator)
   AWS         {aws}    (moto)
   Functions   {functions}
+  Logs        {sandbox.directory}/*Function.log
 {"This shell has a proxy: export NO_PROXY=127.0.0.1 keeps the lines below from it." if proxies else ""}
 Ask about a user, or about the room {ROOM}, in which are {", ".join(CLASSROOM)}:
   curl -s {api}/rooms/{ROOM}/users/teacher/stream-state

@@ -173,6 +173,8 @@ def test_serve_answers_at_the_ports_asked_for(environment_of: dict[str, str]) ->
     with serving(environment_of, PORT=str(port), AWS_PROFILE="of-another-project") as (running, text):
         page = requests.get(f"http://127.0.0.1:{port}/", proxies={"http": ""}, timeout=60)
         reply = Http(f"http://127.0.0.1:{port + 1}").get("/rooms/class-1/users/teacher/stream-state")
+        (log,) = re.findall(r"^  Logs +(/\S+)\*Function\.log$", text, re.MULTILINE)
+        logged = [json.loads(line) for line in Path(log, "ApiFunction.log").read_text().splitlines()]
         running.send_signal(signal.SIGINT)
         assert running.stdout
         rest = running.stdout.read()
@@ -181,6 +183,7 @@ def test_serve_answers_at_the_ports_asked_for(environment_of: dict[str, str]) ->
     assert (page.status_code, "karaoke-7" in page.text, "● on" in page.text) == (200, True, True)
     assert f"http://127.0.0.1:{port}/ " in text
     assert rest.endswith("\nStopped.\n")
+    assert logged
 
 
 def test_each_line_that_serve_prints_can_be_pasted_and_is_followed_by_what_happens(

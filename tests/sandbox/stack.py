@@ -42,7 +42,7 @@ class Sandbox:
         name = "stream-state" if first_port else f"sandbox-{uuid4().hex[:8]}"
         _, api, callbacks, vendor, aws = (first_port and first_port + number for number in range(PORTS))
         with ExitStack() as closing:
-            directory = closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-"))
+            self.directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-")))
             self.simulator = closing.enter_context(Simulator(verify, vendor))
             # AWS invokes the functions, and is there before them: their environment names its resources.
             self.aws = Aws(REGION, self._invoke_api, aws)
@@ -52,7 +52,7 @@ class Sandbox:
             functions = self.template.functions({"AWS_ENDPOINT_URL": self.aws.url, **(environment or {})})
             self.outputs = self.template.outputs
             self.queue_url = self.outputs["ResultsQueueUrl"]
-            self.functions = Functions(functions, Path(directory))
+            self.functions = Functions(functions, self.directory)
             closing.callback(self.functions.stop)
             self.client, self.invoke, self.log = self.aws.client, self.functions.invoke, self.functions.log
             routes = self.template.routes()

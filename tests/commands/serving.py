@@ -4,6 +4,7 @@ import json
 import os
 import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,10 +28,12 @@ def serve(sandbox: Sandbox, port: int) -> int:
         sandbox.callback_api.observe = partial(happened, received)
         sandbox.simulator.observe = partial(happened, asked)
         sandbox.aws.server.observe = partial(happened, partial(invoked, sandbox))
-        # Without a reader of the pipe, or a terminal, this returns.
+        # This returns when the reader of the pipe, or the terminal, has gone.
         reader = select.poll()
         reader.register(sys.stdout, 0)
-        reader.poll()
+        if any(event & select.POLLNVAL for _, event in reader.poll()):
+            # This system cannot watch its terminal: a signal is the end.
+            threading.Event().wait()
     return 0
 
 

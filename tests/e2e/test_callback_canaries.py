@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.contents import table_items
 from tests.e2e.http import Http
-from tests.sandbox import simulator
+from tests.sandbox import signatures
 from tests.sandbox.aws import failure
 from tests.sandbox.signatures import signed
 from tests.sandbox.simulator import APP_ID
@@ -35,7 +35,7 @@ def push(cold: Sandbox, callback_http: Http, monkeypatch: pytest.MonkeyPatch) ->
     put_secret(cold, json.dumps({"callback_key": KEY, "previous_callback_key": OTHER_KEY + "0"}))
 
     def push(key: str = KEY, **changes: str) -> int:
-        monkeypatch.setattr(simulator, "CALLBACK_KEY", key)
+        monkeypatch.setattr(signatures, "CALLBACK_KEY", key)
         sent = {**json.loads(signed({**EVENT, "EventData": json.dumps(DATA)})), **changes}
         reply = callback_http.post("/callbacks/rtc", sent)
         seen = f"{reply}{cold.logs}{cold.receive()}{table_items(cold)}"

@@ -70,7 +70,11 @@ def test_it_fails_in_one_sentence(
 
 def test_make_deploy_refuses_a_stage_that_is_not_there_before_it_builds() -> None:
     done = subprocess.run(
-        ["/usr/bin/env", "make", "deploy", "STAGE=qa"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        ["/usr/bin/env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "deploy", "STAGE=qa"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     first, *_ = done.stderr.splitlines()

@@ -75,7 +75,7 @@ def list_room_states(request: Request) -> Response:
         raise error
     # The last word is about the room itself, if not all of its users could be asked about in time.
     last = [item(room, results[room])] if room in results else []
-    page = store.room(room.app_id, room.room_id, after, to_merge=is_refreshed)
+    page = store.room(room, after, to_merge=is_refreshed)
     answers = [
         item(record.target, results.get(record.target) or Answer(record.target, record.state).document())
         for record in page.entries

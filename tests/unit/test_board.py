@@ -259,7 +259,7 @@ def test_an_opened_room_is_of_its_app_alone(world: World, read: Read) -> None:
 def test_expired_records_and_ends_of_rooms_are_no_rooms(world: World, read: Read) -> None:
     found(world, TEACHER)
     world.clock.sleep(90_000)
-    world.store.end_room(APP_ID, "class-2", Mark(world.clock.now_ms(), world.clock.now_ms()))
+    world.store.end_room(Room(APP_ID, "class-2"), Mark(world.clock.now_ms(), world.clock.now_ms()))
 
     assert Widget(read({})).rooms == []
 

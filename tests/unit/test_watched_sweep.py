@@ -141,7 +141,7 @@ def test_the_cursor_is_stored_after_every_page_and_at_the_end(world: World, one_
     world.run_sweep()
 
     values = [made["ExpressionAttributeValues"] for name, made in world.dynamodb.made if name == "update_item"]
-    cursors = [value[":cursor"]["S"] for value in values if ":cursor" in value]
+    cursors = [value[":cursor_key"]["S"] for value in values if ":cursor_key" in value]
     assert cursors == [key(everyone[PAGE_ITEMS - 1]), key(everyone[PAGE_ITEMS + 49])]
 
 

@@ -3,7 +3,7 @@
 DynamoDB deletes expired items late, so readers check `expires_at` (seconds since 1970) themselves.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,9 +41,9 @@ class Page[T]:
 
 
 class ConditionFailed(Exception):
-    """The condition of a write did not hold; `item` is the stored item, if there is one."""
+    """The condition of a write did not hold; `item` is the stored item, empty if there is none."""
 
-    def __init__(self, item: Item | None) -> None:
+    def __init__(self, item: Item) -> None:
         super().__init__()
         self.item = item
 
@@ -85,18 +85,30 @@ class Table:
             **more,
         )
 
+    def update(self, key: Item, changes: Mapping[str, Scalar], condition: str, **values: Scalar) -> Item:
+        """Set attributes of an item if a condition holds, each by a value of its own name; the item after that."""
+        answer = self.write(
+            "update_item",
+            condition,
+            {f":{name}": value for name, value in {**changes, **values}.items()},
+            Key=key,
+            UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in changes),
+            ReturnValues="ALL_NEW",
+        )
+        item: Item = answer["Attributes"]
+        return item
+
     def get(self, key: Item) -> Item | None:
         """The item of a key if it has not expired, consistently read."""
         item: Item | None = self.call("get_item", Key=key, ConsistentRead=True).get("Item")
         return item if item and self.is_alive(item) else None
 
-    def batch(self, operation: str, requests: Any, undone: str, wrap: Callable[[Any], Any]) -> Iterator[Any]:
-        """The answers to requests sent together, again for those that come back as `undone`, after a pause."""
+    def batch(self, operation: str, undone: str, requests: Any) -> Iterator[Item]:
+        """The items that requests sent together bring; those left `undone` are sent again after a pause."""
         for _ in range(MAX_TRIES):
-            answer = self._send(operation, RequestItems={self._name: wrap(requests)})
+            answer = self._send(operation, RequestItems={self._name: requests})
             yield from answer.get("Responses", {}).get(self._name, ())
-            left = answer.get(undone, {}).get(self._name, [])
-            requests = left["Keys"] if isinstance(left, Mapping) else left
+            requests = answer.get(undone, {}).get(self._name)
             if not requests:
                 return
             self.clock.sleep(self.clock.jitter(0, BACKOFF_SECONDS))
@@ -135,7 +147,7 @@ class Table:
         except (ClientError, BotoCoreError) as error:
             code = aws.error_code(error)
             if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
-                raise ConditionFailed(error.response.get("Item")) from None  # type: ignore[arg-type]  # not in the stubs
+                raise ConditionFailed(error.response.get("Item", {})) from None  # type: ignore[arg-type]  # not in the stubs
             raise unavailable(code) from None
 
 

@@ -28,7 +28,7 @@ class WaitList:
         """Keep a wait until its token is dead (seconds since 1970), in place of the round before."""
         item = attributes(
             {
-                "token": wait.token,
+                "task_token": wait.token,
                 "medium": str(wait.condition.medium or ""),
                 "publishing": wait.condition.publishing,
                 "deadline": int(wait.condition.deadline),
@@ -52,7 +52,7 @@ class WaitList:
         """Remove a wait, but not a newer round of it."""
         with suppress(ConditionFailed):
             key = key_of(_partition(target), wait.id)
-            self._table.write("delete_item", "#token = :token", {":token": wait.token}, Key=key, **_TOKEN)
+            self._table.write("delete_item", "task_token = :token", {":token": wait.token}, Key=key)
 
 
 class Workflows:
@@ -91,10 +91,6 @@ def _client() -> Any:
     return aws.client("stepfunctions", connect_timeout=0.3, read_timeout=0.3, **options)
 
 
-# DynamoDB reserves the word.
-_TOKEN = {"ExpressionAttributeNames": {"#token": "token"}}
-
-
 def _partition(target: Target) -> str:
     return f"wait#{target.app_id}#{target.room_id}#{target.user_id}"
 
@@ -103,4 +99,4 @@ def _wait(item: Mapping[str, Any]) -> Wait:
     medium = item["medium"]["S"]
     deadline = float(item["deadline"]["N"])
     condition = WaitCondition(Medium(medium) if medium else None, item["publishing"]["BOOL"], deadline)
-    return Wait(item["sk"]["S"], item["token"]["S"], condition, int(item["since_ms"]["N"]))
+    return Wait(item["sk"]["S"], item["task_token"]["S"], condition, int(item["since_ms"]["N"]))

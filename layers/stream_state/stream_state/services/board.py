@@ -4,7 +4,6 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from stream_state.adapters.limiter_item import reserved_until
-from stream_state.adapters.room_list import rooms
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import PAGE_ITEMS, Table
 from stream_state.adapters.watch_list import WatchList
@@ -81,7 +80,7 @@ class BoardReader:
                 return found[:ROOMS_OF_PAGE], f"watched#{end.app_id}#{end.room_id}"
             last = ""
         for _ in range(MAX_SCANS):
-            page = rooms(self._table, last)
+            page = self._store.rooms(last)
             for room in page.entries:
                 if request.room in room.room_id and room not in watched and room not in exact:
                     if len(found) == ROOMS_OF_PAGE:
@@ -98,7 +97,7 @@ class BoardReader:
         is_alone = bool(request.app_id)
         after = request.after if is_alone else None
         most = PAGE_ITEMS if is_alone else USERS_OF_ROOM
-        page = self._store.room(room.app_id, room.room_id, after or None, most=most)
+        page = self._store.room(room, after or None, most=most)
         records = {record.target: record for record in page.entries}
         missing = sorted(target for target in watched - records.keys() if isinstance(target, Target))
         if page.next_key is None and not after:

@@ -16,7 +16,7 @@ from stream_state.domain.callback_events import FIELDS, CallbackEvent, has_obser
 from stream_state.domain.documents import Message
 from stream_state.domain.merging import Merge
 from stream_state.domain.parsing import JsonError, parse_json
-from stream_state.domain.targets import PRESENT, Target
+from stream_state.domain.targets import PRESENT, Room, Target
 from stream_state.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
@@ -147,7 +147,7 @@ class Callbacks:
         return True
 
     def _room_ended(self, event: CallbackEvent, deadline: float) -> bool:
-        self.store.end_room(event.app_id, event.room_id, event.mark)
+        self.store.end_room(Room(event.app_id, event.room_id), event.mark)
         for index, targets in enumerate(batched(self._not_yet_off(event), MAX_BATCH_ENTRIES, strict=False)):
             # The first users are done in any case, so that tries that begin late get on too.
             if index and self._clock.monotonic() > deadline:
@@ -159,7 +159,7 @@ class Callbacks:
         """The users of a room that ended whose records do not have the end, or have an undelivered change."""
         after: str | None = None
         while True:
-            page = self.store.room(event.app_id, event.room_id, after, to_merge=True)
+            page = self.store.room(Room(event.app_id, event.room_id), after, to_merge=True)
             for state_record in page.entries:
                 if state_record.is_undelivered or not state_record.merged(event.observations, 0).is_repeat:
                     yield state_record.target

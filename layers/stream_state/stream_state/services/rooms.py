@@ -100,7 +100,7 @@ class Rooms:
         """The users of a room who have a record that an answer changes, or who may be there by it."""
         after: str | None = None
         while True:
-            page = self._store.room(room.app_id, room.room_id, after, to_merge=True)
+            page = self._store.room(room, after, to_merge=True)
             for state_record in page.entries:
                 said, values = presence.of(state_record.target.user_id), state_record.state.values
                 # Nothing changes for a user who was known to have gone.

@@ -19,8 +19,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from stream_state.adapters import aws, rate_limiter
-from stream_state.adapters.limiter_item import OWN_LIMITS
-from stream_state.adapters.rate_limiter import Function, RateLimiter
+from stream_state.adapters.rate_limiter import OWN_LIMITS, Function, RateLimiter
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
 from stream_state.settings import Settings, SettingsError

@@ -16,8 +16,7 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from stream_state.adapters.credentials import signing_keys
-from stream_state.adapters.limiter_item import MAIN, ONLINE_USERS, USERS_PROPERTY
-from stream_state.adapters.rate_limiter import Function, rate_limiters
+from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, rate_limiters
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
 from stream_state.adapters.vendor_answers import Answer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
-from stream_state.adapters.limiter_item import reserved_until
+from stream_state.adapters.rate_limiter import reserved_until
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import PAGE_ITEMS, Table
 from stream_state.adapters.watch_list import WatchList

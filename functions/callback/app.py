@@ -12,7 +12,7 @@ from stream_state.adapters.queues import RetryQueue, messages_of, parse_recheck
 from stream_state.clock import CLOCK
 from stream_state.domain.parsing import invalid
 from stream_state.errors import CredentialsUnavailable, InvalidRequest, StreamStateError
-from stream_state.observability import entry_point, log_error, logger, record, record_error
+from stream_state.observability import entry_point, log_error, logger, record
 from stream_state.services.callbacks import Callbacks
 from stream_state.settings import Settings
 
@@ -105,7 +105,7 @@ def log_refusal(error: StreamStateError) -> None:
     if isinstance(error, InvalidRequest | CredentialsUnavailable):
         record("CallbackRefused", reason=REASONS[error.status])
     if isinstance(error, CredentialsUnavailable):
-        record_error(error)
+        record("Errors", error=error.name)
 
 
 @cache

@@ -14,7 +14,7 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target, parse_whole_number
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
-from stream_state.observability import logger, record, record_error
+from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ResultsQueue:
                 break
             self._clock.sleep(pause)
         if failed := sum(isinstance(outcome, DeliveryFailed) for outcome in outcomes.values()):
-            record_error("DeliveryFailed", failed)
+            record("Errors", failed, error="DeliveryFailed")
         return [outcomes[index] for index in range(len(messages))]
 
     def _entry(self, index: int, message: Message) -> "Entry":
@@ -146,7 +146,7 @@ class RetryQueue:
                 # The first request after a pause may meet a kept connection that is dead.
                 self._client.send_message(QueueUrl=url, **parameters)
         except (ClientError, BotoCoreError) as error:
-            record_error("DeliveryFailed")
+            record("Errors", error="DeliveryFailed")
             raise _failure(aws.error_code(error), retryable=True) from None
 
 

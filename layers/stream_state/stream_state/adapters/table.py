@@ -13,7 +13,7 @@ from stream_state.adapters import aws
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.targets import Target
 from stream_state.errors import StateUnavailable
-from stream_state.observability import record_error
+from stream_state.observability import record
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
@@ -169,5 +169,5 @@ def target_of(item: Item) -> Target:
 
 def unavailable(reason: str) -> StateUnavailable:
     """The error of a failed request, counted."""
-    record_error("StateUnavailable")
+    record("Errors", error="StateUnavailable")
     return StateUnavailable(f"The table of states did not do what was asked ({reason}). Try again later.")

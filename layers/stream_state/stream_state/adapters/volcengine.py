@@ -26,7 +26,7 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.observations import Presence, QueryResult, offline
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import CredentialsUnavailable, RtcProtocolError, RtcThrottled, StreamStateError, TargetNotFound
-from stream_state.observability import logger, record, record_error
+from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
 # The most users that GetRoomUsersProperty can be asked about.
@@ -241,5 +241,5 @@ def _counted[T](function: Callable[[], T]) -> T:
     try:
         return function()
     except StreamStateError as error:
-        record_error(error)
+        record("Errors", error=error.name)
         raise

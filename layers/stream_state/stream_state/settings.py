@@ -48,8 +48,8 @@ def _is_true(value: str) -> bool:
     return _one_of("true", "false")(value) == "true"
 
 
-def _number[N: (int, float)](kind: type[N], least: float, most: float) -> Callable[[str], N]:
-    def parse(value: str) -> N:
+def _number(kind: type[float], least: float, most: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
         with suppress(ValueError):
             number = kind(value)
             if least <= number <= most:

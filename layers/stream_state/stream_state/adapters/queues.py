@@ -56,40 +56,39 @@ class ResultsQueue:
 
         SQS gets a message that it may accept later again, with full jitter, until `deadline` (monotonic seconds).
         """
-        outcomes: dict[int, Outcome] = {}
-        waiting = {index: self._entry(index, message) for index, message in enumerate(messages)}
+        outcomes: dict[str, Outcome] = {}
+        waiting = [self._entry(index, message) for index, message in enumerate(messages)]
         for tries in range(1, MAX_TRIES + 1):
-            for batch in _batches(waiting.values()):
+            for batch in _batches(waiting):
                 in_time = self._clock.monotonic() <= deadline
                 outcomes |= self._send_batch(batch) if in_time else _all(batch, "NoTimeLeft")
-            waiting = {index: entry for index, entry in waiting.items() if _may_be_sent_again(outcomes[index])}
+            waiting = [entry for entry in waiting if _may_be_sent_again(outcomes[entry["Id"]])]
             pause = self._clock.jitter(0, BACKOFF_SECONDS * 2**tries)
             if not waiting or tries == MAX_TRIES or self._clock.monotonic() + pause > deadline:
                 break
             self._clock.sleep(pause)
         if failed := sum(isinstance(outcome, DeliveryFailed) for outcome in outcomes.values()):
             record("Errors", failed, error="DeliveryFailed")
-        return [outcomes[index] for index in range(len(messages))]
+        return [outcomes[str(index)] for index in range(len(messages))]
 
     def _entry(self, index: int, message: Message) -> "Entry":
         entry: Entry = {"Id": str(index), "MessageBody": json.dumps(message, separators=(",", ":"))}
         if self._is_fifo:
             # A problem about a whole room names no user.
             target = Target(message["app_id"], message["room_id"], message.get("user_id", ""))
-            entry["MessageGroupId"] = target.digest()
-            entry["MessageDeduplicationId"] = message["id"]
+            entry |= {"MessageGroupId": target.digest(), "MessageDeduplicationId": message["id"]}
         return entry
 
-    def _send_batch(self, batch: "list[Entry]") -> dict[int, Outcome]:
+    def _send_batch(self, batch: "list[Entry]") -> dict[str, Outcome]:
         try:
             answer = self._client.send_message_batch(QueueUrl=self._url, Entries=batch)
         except (ClientError, BotoCoreError) as error:
             reason = aws.error_code(error)
             logger.warning("SQS did not accept a batch.", extra={"reason": reason, "messages": len(batch)})
             return _all(batch, reason)
-        sent = {int(entry["Id"]): entry["MessageId"] for entry in answer.get("Successful", ())}
+        sent = {entry["Id"]: entry["MessageId"] for entry in answer.get("Successful", ())}
         failed = {
-            int(entry["Id"]): _failure(entry["Code"], retryable=not entry["SenderFault"])
+            entry["Id"]: _failure(entry["Code"], retryable=not entry["SenderFault"])
             for entry in answer.get("Failed", ())
         }
         return _all(batch, "NotAnswered") | sent | failed
@@ -119,16 +118,15 @@ class RetryQueue:
         delay = math.ceil(settings.rtc_skew_seconds) + 1
         return cls(_client(0.3, 0.4), url, settings.callback_dead_letter_queue_url, delay)
 
-    def keep(self, text: str, received_at_ms: int) -> None:
-        """Keep the text of a callback event; raises `DeliveryFailed`."""
+    def keep(self, text: str, received_at_ms: int, *, url: str = "") -> None:
+        """Keep the text of a callback event, here or in another queue; raises `DeliveryFailed`."""
         received = {"DataType": "Number", "StringValue": str(received_at_ms)}
-        self._send(self._url, MessageBody=text, MessageAttributes={RECEIVED: received})
+        self._send(url or self._url, MessageBody=text, MessageAttributes={RECEIVED: received})
 
     def dead_letter(self, message: "QueueMessage") -> bool:
         """Move a message to the dead-letter queue; whether there is one. Raises `DeliveryFailed`."""
         if self._dead_letter_url:
-            received = {"DataType": "Number", "StringValue": str(message.received_at_ms)}
-            self._send(self._dead_letter_url, MessageBody=message.body, MessageAttributes={RECEIVED: received})
+            self.keep(message.body, message.received_at_ms, url=self._dead_letter_url)
         return bool(self._dead_letter_url)
 
     def recheck(self, target: Target, tries: int = 0) -> None:
@@ -183,31 +181,24 @@ def messages_of(event: Mapping[str, Any]) -> list[QueueMessage]:
 
     A record that is not formed as SQS forms it has an empty body, so that it fails alone.
     """
-    records = event["Records"]
-    messages = [_message(record) for record in records if _is_message(record)] if isinstance(records, list) else []
+    records, messages = event["Records"], []
+    for entry in records if isinstance(records, list) else ():
+        match entry:
+            case {"eventSource": "aws:sqs", "messageId": str(message_id)}:
+                messages.append(_message(message_id, entry))
     if not messages and records != []:
         raise invalid("the event", "must be a request of API Gateway, or a batch of CallbackRetryQueue's messages")
     return messages
 
 
-def _is_message(entry: object) -> bool:
-    """Whether a record can be answered for: it has the id of a message."""
-    return (
-        isinstance(entry, Mapping) and isinstance(entry.get("messageId"), str) and entry.get("eventSource") == "aws:sqs"
-    )
-
-
-def _message(entry: Mapping[str, Any]) -> QueueMessage:
+def _message(message_id: str, entry: Mapping[str, Any]) -> QueueMessage:
     try:
-        attributes = entry["attributes"]
-        received = (
-            (entry.get("messageAttributes") or {}).get(RECEIVED, {}).get("stringValue", attributes["SentTimestamp"])
-        )
-        return QueueMessage(
-            entry["messageId"], str(entry["body"]), int(received), int(attributes["ApproximateReceiveCount"])
-        )
+        attributes, own = entry["attributes"], entry.get("messageAttributes") or {}
+        received = own.get(RECEIVED, {}).get("stringValue", attributes["SentTimestamp"])
+        count = int(attributes["ApproximateReceiveCount"])
+        return QueueMessage(message_id, str(entry["body"]), int(received), count)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return QueueMessage(entry["messageId"], "", 0, 0)
+        return QueueMessage(message_id, "", 0, 0)
 
 
 def _client(connect_timeout: float, read_timeout: float) -> "SQSClient":
@@ -232,8 +223,8 @@ def _batches(entries: "Iterable[Entry]") -> "Iterator[list[Entry]]":
         yield batch
 
 
-def _all(batch: "list[Entry]", reason: str) -> dict[int, Outcome]:
-    return {int(entry["Id"]): _failure(reason, retryable=True) for entry in batch}
+def _all(batch: "list[Entry]", reason: str) -> dict[str, Outcome]:
+    return {entry["Id"]: _failure(reason, retryable=True) for entry in batch}
 
 
 def _may_be_sent_again(outcome: Outcome) -> bool:

@@ -5,18 +5,18 @@ is in a room.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Self
 from urllib.parse import quote
 
 import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from stream_state.adapters.credentials import signing_keys
-from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, rate_limiters
+from stream_state.adapters.credentials import CachedSecret, signing_keys
+from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, RateLimiter, rate_limiters
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
 from stream_state.adapters.vendor_answers import Answer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys
@@ -45,45 +45,6 @@ RENEW_SECONDS = 2
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
 
 
-class KeySource(Protocol):
-    """Where the client gets the keys that it signs with."""
-
-    def keys(self) -> SigningKeys:
-        """The keys to sign with now."""
-
-    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:
-        """The keys to try instead, equal to `rejected` if there are no others; `signed_at` in monotonic seconds."""
-
-
-class Limiter(Protocol):
-    """Where the client gets the slots for its calls."""
-
-    def acquire(self, deadline: float) -> None:
-        """Wait for a slot; raises `QuotaExceeded` if none comes before `deadline` (monotonic seconds)."""
-
-    def hold(self, seconds: float) -> None:
-        """Let no call begin for so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Action[T]:
-    """A call: its name, version and ids, the name of its rate limiter, and the reading of its answer."""
-
-    name: str
-    version: str
-    app_id: str
-    ids: Sequence[tuple[str, str]]
-    limiter: str
-    read: Callable[[Answer], T]
-
-    @property
-    def query(self) -> str:
-        """The query of the call's URL."""
-        # The vendor's rules for room and user ids allow no character that would end them here.
-        ids = "".join(f"&{name}={value}" for name, value in self.ids)
-        return f"?Action={self.name}&AppId={quote(self.app_id, '')}{ids}&Version={self.version}"
-
-
 class VolcengineClient:
     """Asks the vendor for stream states and presence; safe to share among threads.
 
@@ -95,8 +56,8 @@ class VolcengineClient:
     def __init__(
         self,
         settings: Settings,
-        keys: KeySource,
-        limiter_of: Callable[[str], Limiter],
+        keys: CachedSecret[SigningKeys],
+        limiter_of: Callable[[str], RateLimiter],
         *,
         adapter: BaseAdapter | None = None,
         clock: Clock = CLOCK,
@@ -123,15 +84,14 @@ class VolcengineClient:
         before_call: Callable[[], None] = lambda: None,
     ) -> QueryResult:
         """The media of a target as the vendor answers now; raises `TargetNotFound` too."""
-        ids = [("RoomId", target.room_id), ("UserId", target.user_id)]
-        read = partial(read_states, target)
-        action = _Action("GetUserStreamState", "2020-12-01", target.app_id, ids, MAIN, read)
-        return self._answer(action, deadline, max_wait_seconds, before_call)
+        ids = {"RoomId": target.room_id, "UserId": target.user_id}
+        query = _query("GetUserStreamState", "2020-12-01", target.app_id, **ids)
+        return self._answer(query, partial(read_states, target), MAIN, deadline, max_wait_seconds, before_call)
 
     def online_users(self, room: Room, deadline: float, *, max_wait_seconds: float = math.inf) -> Presence:
         """Who is in a room as the vendor answers now."""
-        read = partial(read_online_users, room)
-        return self._presence("GetRoomOnlineUsers", room, [], ONLINE_USERS, read, deadline, max_wait_seconds)
+        query = _query(ONLINE_USERS, "2023-11-01", room.app_id, RoomId=room.room_id)
+        return self._presence(query, partial(read_online_users, room), ONLINE_USERS, deadline, max_wait_seconds)
 
     def users_property(
         self, room: Room, user_ids: Sequence[str], deadline: float, *, max_wait_seconds: float = math.inf
@@ -139,22 +99,15 @@ class VolcengineClient:
         """Who of at most ten users is in a room, and since when, as the vendor answers now."""
         read, limiter = partial(read_users_property, room, user_ids), f"{USERS_PROPERTY}#{room.app_id}"
         # Their order is part of what is signed.
-        ids = [("UserIds", user_id) for user_id in sorted(user_ids)]
-        return self._presence(USERS_PROPERTY, room, ids, limiter, read, deadline, max_wait_seconds)
+        users = "&UserIds=".join(sorted(user_ids))
+        query = _query(USERS_PROPERTY, "2023-11-01", room.app_id, RoomId=room.room_id, UserIds=users)
+        return self._presence(query, read, limiter, deadline, max_wait_seconds)
 
     def _presence(
-        self,
-        name: str,
-        room: Room,
-        ids: Sequence[tuple[str, str]],
-        limiter: str,
-        read: Callable[[Answer], Presence],
-        deadline: float,
-        max_wait_seconds: float,
+        self, query: str, read: Callable[[Answer], Presence], limiter: str, deadline: float, max_wait_seconds: float
     ) -> Presence:
-        action = _Action(name, "2023-11-01", room.app_id, [("RoomId", room.room_id), *ids], limiter, read)
         try:
-            return self._answer(action, deadline, max_wait_seconds)
+            return self._answer(query, read, limiter, deadline, max_wait_seconds)
         except TargetNotFound as error:
             if error.observed_at_ms is None or "Room" not in (error.rtc_code or ""):
                 # A presence call names no user that could be unknown.
@@ -165,13 +118,17 @@ class VolcengineClient:
 
     def _answer[T](
         self,
-        action: _Action[T],
+        query: str,
+        read: Callable[[Answer], T],
+        limiter_name: str,
         deadline: float,
         max_wait_seconds: float,
         before_call: Callable[[], None] = lambda: None,
     ) -> T:
-        limiter = self._limiter_of(action.limiter)
-        keys = _counted(self._keys.keys)
+        """What `read` finds in the answer to a call with this query, whose slots come from the limiter of that name."""
+        limiter = self._limiter_of(limiter_name)
+        with _errors_counted():
+            keys = self._keys.keys()
         may_renew_keys = True
         tries = 0
         while True:
@@ -182,11 +139,12 @@ class VolcengineClient:
             max_wait_seconds -= signed_at - asked_at
             before_call()
             try:
-                return self._call(action, keys, deadline)
+                return self._call(query, read, keys, deadline)
             except StreamStateError as error:
                 if rejects_keys(error) and may_renew_keys:
                     may_renew_keys = False
-                    rejected, keys = keys, _counted(partial(self._keys_after_rejection, keys, signed_at, deadline))
+                    with _errors_counted():
+                        rejected, keys = keys, self._keys_after_rejection(keys, signed_at, deadline)
                     if keys == rejected:
                         raise
                     logger.info("Volcengine rejected the signing keys; the next try signs with those of the secret.")
@@ -212,34 +170,38 @@ class VolcengineClient:
         except TimeoutError:
             raise CredentialsUnavailable("Secrets Manager did not answer in time. Try again later.") from None
 
-    def _call[T](self, action: _Action[T], keys: SigningKeys, deadline: float) -> T:
+    def _call[T](self, query: str, read: Callable[[Answer], T], keys: SigningKeys, deadline: float) -> T:
         started = self._clock.monotonic()
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
         record("RtcCalls")
         sent_at_ms = self._clock.now_ms()
         try:
-            return _counted(partial(self._ask, action, keys, sent_at_ms, deadline - started))
+            with _errors_counted():
+                response = send(self._adapter, self._signed(query, keys), *self._timeouts, deadline - started)
+                return read(read_answer(sent_at_ms, response, keys.secrets))
         finally:
             record("RtcLatency", (self._clock.monotonic() - started) * 1000, "Milliseconds")
 
-    def _ask[T](self, action: _Action[T], keys: SigningKeys, sent_at_ms: int, seconds_left: float) -> T:
-        response = send(self._adapter, self._signed(action, keys), *self._timeouts, seconds_left)
-        return action.read(read_answer(sent_at_ms, response, keys.secrets))
-
-    def _signed(self, action: _Action[Any], keys: SigningKeys) -> requests.PreparedRequest:
+    def _signed(self, query: str, keys: SigningKeys) -> requests.PreparedRequest:
         # A session of `requests` would look for cookies, proxies and hooks, which these requests never have.
         request = requests.PreparedRequest()
         request.method = "GET"
-        request.url = self._url + action.query
+        request.url = self._url + query
         request.headers = CaseInsensitiveDict(_HEADERS)
         return VolcengineAuth(keys, "rtc", self._region, self._clock)(request)
 
 
-def _counted[T](function: Callable[[], T]) -> T:
-    """The function's result; an error that it raises is counted."""
+def _query(action: str, version: str, app_id: str, **ids: str) -> str:
+    # The vendor's rules for room and user ids allow no character that would end them here.
+    named = "".join(f"&{name}={value}" for name, value in ids.items())
+    return f"?Action={action}&AppId={quote(app_id, '')}{named}&Version={version}"
+
+
+@contextmanager
+def _errors_counted() -> Iterator[None]:
     try:
-        return function()
+        yield
     except StreamStateError as error:
         record("Errors", error=error.name)
         raise

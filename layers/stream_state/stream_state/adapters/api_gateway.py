@@ -63,28 +63,21 @@ class Request:
                 raise invalid(name, "is not percent-encoded UTF-8") from None
         return parse_path_id(value, name)
 
-    def app_id(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> str:
-        """The AppId that the query names, else the default."""
-        return parse_app_id(query.get("app_id", app_ids[0]), app_ids)
+    def room(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Room:
+        """The room that path and query name; the first AppId is the default."""
+        return Room(parse_app_id(query.get("app_id", app_ids[0]), app_ids), self.path_id("room_id"))
 
     def target(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Target:
         """The target that path and query name."""
-        return Target(self.app_id(query, app_ids), self.path_id("room_id"), self.path_id("user_id"))
-
-    def room(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Room:
-        """The room that path and query name."""
-        return Room(self.app_id(query, app_ids), self.path_id("room_id"))
+        room = self.room(query, app_ids)
+        return Target(room.app_id, room.room_id, self.path_id("user_id"))
 
     def query(self, names: Collection[str]) -> Mapping[str, str]:
         """The query's parameters; the values of a repeated parameter are joined by commas, as in payload 2.0."""
-        several = self._object("multiValueQueryStringParameters")
-        if not all(isinstance(values, list | None) for values in several.values()):
-            raise invalid("the query", "must have lists of values")
-        texts = {name: [str(value) for value in values or () if value is not None] for name, values in several.items()}
-        joined = {name: ",".join(values) for name, values in texts.items() if values}
-        single = self._object("queryStringParameters")
-        given = joined or {name: str(value) for name, value in single.items() if value is not None}
-        return parse_object(given, names, "the query")
+        given = self._object("multiValueQueryStringParameters") or self._object("queryStringParameters")
+        lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+        texts = {name: [str(value) for value in values if value is not None] for name, values in lists.items()}
+        return parse_object({name: ",".join(values) for name, values in texts.items() if values}, names, "the query")
 
     def event_text(self) -> str:
         """The body of a callback event, which is JSON by its content type."""
@@ -135,18 +128,16 @@ def route(event: Any) -> str:
 
 def respond(event: Any, routes: Mapping[str, Callable[[Request], Response]], deadline: float) -> Response:
     """The response of the event's route, or its error as a problem; raises `InvalidRequest` for any other event."""
-    answer = routes.get(route(event), _refuse_route)
+    answer = routes.get(route(event))
     try:
+        if answer is None:
+            # API Gateway sends no route of another function here of itself.
+            detail = "The path and the method are no route of this API: see its OpenAPI document."
+            raise InvalidRequest(detail, status=HTTPStatus.NOT_FOUND)
         return answer(Request(event, deadline))
     except StreamStateError as error:
         log_error(error)
         return problem_response(error, event)
-
-
-def _refuse_route(_: Request) -> Response:
-    """Refuse a route of another function; API Gateway does not send one here of itself."""
-    detail = "The path and the method are no route of this API: see its OpenAPI document."
-    raise InvalidRequest(detail, status=HTTPStatus.NOT_FOUND)
 
 
 def whole_number(text: str) -> int | str:

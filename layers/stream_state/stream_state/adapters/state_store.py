@@ -5,24 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import batched
 from threading import Lock
 from typing import Self
 
-from stream_state.adapters.record_items import (
-    INDEX,
-    LISTED,
-    as_json,
-    item_of,
-    key,
-    partition,
-    record_of,
-    room_key,
-    target_of_key,
-)
+from stream_state.adapters import record_items
 from stream_state.adapters.table import (
     BACKOFF_SECONDS,
-    MAX_BATCH_KEYS,
     MAX_TRIES,
     PAGE_ITEMS,
     ConditionFailed,
@@ -116,7 +104,7 @@ class StateStore:
         """Remember the end of a room, for records that are written later."""
         changes = {"at_ms": end.at_ms, "seen_ms": end.seen_ms, "expires_at": self._expires_at()}
         with suppress(ConditionFailed):
-            self.table.update(room_key(room), changes, "attribute_not_exists(at_ms) OR at_ms < :at_ms")
+            self.table.update(record_items.room_key(room), changes, "attribute_not_exists(at_ms) OR at_ms < :at_ms")
 
     def mark_delivered(self, record: StateRecord) -> None:
         """Write that the values of a record were delivered, and take the record off the list if that was the last."""
@@ -134,15 +122,15 @@ class StateStore:
         start = {"ExclusiveStartKey": json.loads(after)} if after else {}
         answer = self.table.call(
             "query",
-            IndexName=INDEX,
+            IndexName=record_items.INDEX,
             KeyConditionExpression="undelivered = :listed AND deliver_after <= :now",
-            ExpressionAttributeValues=attributes({":listed": LISTED, ":now": self._clock.now_ms()}),
+            ExpressionAttributeValues=attributes({":listed": record_items.LISTED, ":now": self._clock.now_ms()}),
             Limit=most,
             **start,
         )
-        records = self.read([target_of_key(item) for item in answer["Items"]], to_merge=True)
+        records = self.read([record_items.target_of_key(item) for item in answer["Items"]], to_merge=True)
         next_key = answer.get("LastEvaluatedKey")
-        return Page(list(records.values()), as_json(next_key) if next_key else None)
+        return Page(list(records.values()), record_items.as_json(next_key) if next_key else None)
 
     def set_recheck(self, record: StateRecord, due_ms: int) -> None:
         """Write when the recheck of a record is due, 0 if none is, unless others have written meanwhile."""
@@ -154,24 +142,17 @@ class StateStore:
 
         With `to_merge` consistent and of every target, for `observe`.
         """
-        records = {}
-        for batch in batched(dict.fromkeys(targets), MAX_BATCH_KEYS, strict=False):
-            asked = {"Keys": [key(target) for target in batch], "ConsistentRead": to_merge}
-            items = self.table.batch("batch_get_item", "UnprocessedKeys", asked)
-            found = {target_of(item): item for item in items}
-            for target in batch:
-                item = found.get(target, {})
-                record = self._record(target, item)
-                if to_merge or (item and self.table.is_alive(item) and record.observations):
-                    records[target] = record
-        return records
+        keys = {target: record_items.key(target) for target in targets}
+        items = {target_of(item): item for item in self.table.get_all(keys.values(), consistent=to_merge)}
+        records = {target: self._record(target, items.get(target, {})) for target in keys}
+        return records if to_merge else {target: record for target, record in records.items() if record.observations}
 
     def room(
         self, room: Room, after: str | None = None, *, to_merge: bool = False, most: int = PAGE_ITEMS
     ) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
-        items, next_key = self.table.query(partition(room), after, consistent=to_merge, most=most)
-        records = [self._record(target_of(item), item) for item in items if to_merge or self.table.is_alive(item)]
+        items, next_key = self.table.query(record_items.partition(room), after, consistent=to_merge, most=most)
+        records = [self._record(target_of(item), item) for item in items]
         return Page([record for record in records if to_merge or record.observations], next_key)
 
     def rooms(self, after: str) -> Page[Room]:
@@ -244,14 +225,14 @@ class StateStore:
         )
         condition = "revision = :revision" if record.revision else "attribute_not_exists(revision)"
         values = {":revision": record.revision} if record.revision else {}
-        self.table.write("put_item", condition, values, Item=item_of(written))
+        self.table.write("put_item", condition, values, Item=record_items.item_of(written))
         self._keep(written)
         return written
 
     def _record(self, target: Target, item: Item) -> StateRecord:
         if not item:
             return StateRecord(target, skew_ms=self._skew_ms)
-        record = record_of(target, item, self._skew_ms)
+        record = record_items.record_of(target, item, self._skew_ms)
         return record if self.table.is_alive(item) else record.forgotten()
 
     def _kept_or_new(self, target: Target) -> StateRecord:
@@ -267,7 +248,7 @@ class StateStore:
                 self._kept.popitem(last=False)
 
     def _room_end(self, room: Room) -> Mark | None:
-        item = self.table.get(room_key(room))
+        item = self.table.get(record_items.room_key(room))
         return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if item else None
 
     def _expires_at(self) -> int:

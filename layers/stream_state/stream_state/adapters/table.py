@@ -3,8 +3,9 @@
 DynamoDB deletes expired items late, so readers check `expires_at` (seconds since 1970) themselves.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -103,16 +104,16 @@ class Table:
         item: Item | None = self.call("get_item", Key=key, ConsistentRead=True).get("Item")
         return item if item and self.is_alive(item) else None
 
-    def batch(self, operation: str, undone: str, requests: Any) -> Iterator[Item]:
-        """The items that requests sent together bring; those left `undone` are sent again after a pause."""
-        for _ in range(MAX_TRIES):
-            answer = self._send(operation, RequestItems={self._name: requests})
-            yield from answer.get("Responses", {}).get(self._name, ())
-            requests = answer.get(undone, {}).get(self._name)
-            if not requests:
-                return
-            self.clock.sleep(self.clock.jitter(0, BACKOFF_SECONDS))
-        raise unavailable("part of a batch was left undone")
+    def get_all(self, keys: Iterable[Item], *, consistent: bool) -> Iterator[Item]:
+        """The items of those keys that have one, expired ones too, in any order."""
+        for batch in batched(keys, MAX_BATCH_KEYS, strict=False):
+            yield from self._batch("batch_get_item", {"Keys": batch, "ConsistentRead": consistent}, "UnprocessedKeys")
+
+    def put_all(self, items: Iterable[Item]) -> None:
+        """Write items in place of those with the same keys."""
+        for batch in batched(items, MAX_BATCH_WRITES, strict=False):
+            puts = [{"PutRequest": {"Item": item}} for item in batch]
+            list(self._batch("batch_write_item", puts, "UnprocessedItems"))
 
     def query(
         self,
@@ -140,6 +141,17 @@ class Table:
     def is_alive(self, item: Item) -> bool:
         """Whether an item has not expired."""
         return int(item["expires_at"]["N"]) > self.clock.now()
+
+    def _batch(self, operation: str, requests: Any, undone: str) -> Iterator[Item]:
+        """The items that requests sent together bring; those left `undone` are sent again after a pause."""
+        for _ in range(MAX_TRIES):
+            answer = self._send(operation, RequestItems={self._name: requests})
+            yield from answer.get("Responses", {}).get(self._name, ())
+            requests = answer.get(undone, {}).get(self._name)
+            if not requests:
+                return
+            self.clock.sleep(self.clock.jitter(0, BACKOFF_SECONDS))
+        raise unavailable("part of a batch was left undone")
 
     def _send(self, operation: str, **parameters: Any) -> Any:
         try:

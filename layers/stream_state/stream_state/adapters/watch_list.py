@@ -9,11 +9,9 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import batched
 from typing import Any
 
 from stream_state.adapters.table import (
-    MAX_BATCH_WRITES,
     PAGE_ITEMS,
     ConditionFailed,
     Item,
@@ -67,9 +65,7 @@ class WatchList:
         """Watch the targets from now on, as a person asks; the watch of a watched target gets the new expiry."""
         now = int(self._table.clock.now())
         watches = [Watch(target, now, now + expires_in_seconds) for target in dict.fromkeys(targets)]
-        for batch in batched(watches, MAX_BATCH_WRITES, strict=False):
-            puts = [{"PutRequest": {"Item": _item(watch)}} for watch in batch]
-            list(self._table.batch("batch_write_item", "UnprocessedItems", puts))
+        self._table.put_all(_item(watch) for watch in watches)
         return watches
 
     def joined(self, target: Target, event_at_ms: int) -> None:

@@ -155,7 +155,10 @@ class RateLimiter:
 
     def _check(self, deadline_us: int, *, was_denied: bool = False) -> None:
         """Refuse a caller who can get no slot in time; a sweep or a callback only at its deadline."""
-        is_over, (free_us, detail) = deadline_us <= self._now_us(), self._outlook()
+        # The time before which no slot can be had, and the reason.
+        busy_us = self._next_us - self._tolerance_us
+        free_us, detail = max((busy_us, _FULL), (self._hold_us, _ON_HOLD), (self._failure_us, _FAILED))
+        is_over = deadline_us <= self._now_us()
         is_certain = deadline_us < free_us and (is_over or not self._is_patient)
         if is_certain or (was_denied and is_over):
             record("QuotaDenied")
@@ -199,11 +202,12 @@ class RateLimiter:
 
     def _take_turn(self, *, is_granted: bool) -> None:
         """Set the time of the next question: when a slot opens for a sweep, later at random if sweeps compete."""
-        now, spread, turn_us = self._now_us(), self._spread_slots, 0
+        now, turn_us = self._now_us(), 0
         opens_us = self._next_us - self._tolerance_us - (self._interval_us if self._is_patient else 0)
         # Waiting callers pause only if the item denies a slot that it shows as free.
         if self._is_patient or opens_us <= now:
-            spread = spread / 2 if is_granted else min(spread + SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS)
+            more = min(self._spread_slots + SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS)
+            spread = self._spread_slots / 2 if is_granted else more
             # A slot that is free after a grant shows unused rate: without this, a sweep alone uses 3 % less of it.
             self._spread_slots = 0.0 if is_granted and opens_us <= now else spread
             pause_us = int(self._clock.jitter(0, self._spread_slots) * self._interval_us)
@@ -231,10 +235,6 @@ class RateLimiter:
                 return self._update(write, values, tries - 1)
             logger.warning("The item of the rate limiter could not be written.", extra={"error": code})
             return False, None
-
-    def _outlook(self) -> tuple[int, str]:
-        """The time before which no slot can be had, and the reason."""
-        return max((self._next_us - self._tolerance_us, _FULL), (self._hold_us, _ON_HOLD), (self._failure_us, _FAILED))
 
     def _now_us(self) -> int:
         return int(self._clock.now() * 1_000_000)

@@ -151,9 +151,9 @@ class StateStore:
         self, room: Room, after: str | None = None, *, to_merge: bool = False, most: int = PAGE_ITEMS
     ) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
-        items, next_key = self.table.query(record_items.partition(room), after, consistent=to_merge, most=most)
-        records = [self._record(target_of(item), item) for item in items]
-        return Page([record for record in records if to_merge or record.observations], next_key)
+        page = self.table.query(record_items.partition(room), after, consistent=to_merge, most=most)
+        records = [self._record(target_of(item), item) for item in page.entries]
+        return Page([record for record in records if to_merge or record.observations], page.next_key)
 
     def rooms(self, after: str) -> Page[Room]:
         """A page of rooms with a record that has not expired, in the table's own order.
@@ -248,8 +248,9 @@ class StateStore:
                 self._kept.popitem(last=False)
 
     def _room_end(self, room: Room) -> Mark | None:
-        item = self.table.get(record_items.room_key(room))
-        return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if item else None
+        item = self.table.call("get_item", Key=record_items.room_key(room), ConsistentRead=True).get("Item")
+        is_known = item and self.table.is_alive(item)
+        return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if is_known else None
 
     def _expires_at(self) -> int:
         return int(self._clock.now()) + STATE_LIFE_SECONDS

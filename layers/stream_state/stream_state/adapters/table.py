@@ -3,7 +3,7 @@
 DynamoDB deletes expired items late, so readers check `expires_at` (seconds since 1970) themselves.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
@@ -39,6 +39,15 @@ class Page[T]:
 
     entries: Sequence[T]
     next_key: str | None
+
+
+def entries_of[T](page: Callable[[str | None], Page[T]], after: str | None = None) -> Iterator[T]:
+    """The entries of a list after a key, each page read when its turn comes; `page` gets the key before it."""
+    while True:
+        found = page(after)
+        yield from found.entries
+        if (after := found.next_key) is None:
+            return
 
 
 class ConditionFailed(Exception):
@@ -99,11 +108,6 @@ class Table:
         item: Item = answer["Attributes"]
         return item
 
-    def get(self, key: Item) -> Item | None:
-        """The item of a key if it has not expired, consistently read."""
-        item: Item | None = self.call("get_item", Key=key, ConsistentRead=True).get("Item")
-        return item if item and self.is_alive(item) else None
-
     def get_all(self, keys: Iterable[Item], *, consistent: bool) -> Iterator[Item]:
         """The items of those keys that have one, expired ones too, in any order."""
         for batch in batched(keys, MAX_BATCH_KEYS, strict=False):
@@ -118,12 +122,12 @@ class Table:
     def query(
         self,
         partition: str,
-        after: str | None,
+        after: str | None = None,
         last: str | None = None,
         *,
         consistent: bool = False,
         most: int = PAGE_ITEMS,
-    ) -> tuple[list[Item], str | None]:
+    ) -> Page[Item]:
         """A page of a partition's items, expired ones too, up to the key `last`, and the key it ends with."""
         start: dict[str, Any] = {"ExclusiveStartKey": key_of(partition, after)} if after else {}
         values = {":pk": partition} | ({":last": last} if last else {})
@@ -136,7 +140,24 @@ class Table:
             **start,
         )
         next_key = answer.get("LastEvaluatedKey")
-        return answer["Items"], next_key["sk"]["S"] if next_key else None
+        return Page(answer["Items"], next_key["sk"]["S"] if next_key else None)
+
+    def count(self, partition: str) -> int:
+        """The number of a partition's items that have not expired; an answer counts a megabyte of them."""
+        count, start = 0, dict[str, Any]()
+        while True:
+            answer = self.call(
+                "query",
+                KeyConditionExpression="pk = :pk",
+                FilterExpression="expires_at > :now",
+                ExpressionAttributeValues=attributes({":pk": partition, ":now": int(self.clock.now())}),
+                Select="COUNT",
+                **start,
+            )
+            count += answer["Count"]
+            if "LastEvaluatedKey" not in answer:
+                return count
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def is_alive(self, item: Item) -> bool:
         """Whether an item has not expired."""

@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.adapters import aws
-from stream_state.adapters.table import ConditionFailed, Table, attributes, key_of
+from stream_state.adapters.table import ConditionFailed, Table, attributes, entries_of, key_of
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.observability import logger, record
@@ -40,13 +40,8 @@ class WaitList:
 
     def of(self, target: Target) -> list[Wait]:
         """The waits for a target."""
-        waits: list[Wait] = []
-        after: str | None = None
-        while True:
-            items, after = self._table.query(_partition(target), after, consistent=True)
-            waits += [_wait(item) for item in items if self._table.is_alive(item)]
-            if after is None:
-                return waits
+        items = entries_of(partial(self._table.query, _partition(target), consistent=True))
+        return [_wait(item) for item in items if self._table.is_alive(item)]
 
     def remove(self, target: Target, wait: Wait) -> None:
         """Remove a wait, but not a newer round of it."""

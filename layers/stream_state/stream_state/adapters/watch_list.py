@@ -106,23 +106,18 @@ class WatchList:
         watches: list[Watch] = []
         for partition in range(partition_of(after) if after else 0, end + 1):
             up_to = last if last and partition == end else None
-            items, next_key = self._table.query(f"watch#{partition}", after, up_to, consistent=True)
-            watches += [_watch(item) for item in items if self._table.is_alive(item)]
+            page = self._table.query(f"watch#{partition}", after, up_to, consistent=True)
+            watches += [_watch(item) for item in page.entries if self._table.is_alive(item)]
             after = None
+            if page.next_key:
+                return Page(watches, page.next_key)
             if partition < end and len(watches) >= PAGE_ITEMS:
-                next_key = next_key or watches[-1].key
-            if next_key:
-                return Page(watches, next_key)
+                return Page(watches, watches[-1].key)
         return Page(watches, None)
 
     def count(self) -> int:
         """The number of watches."""
-        page = self.page(None)
-        count = len(page.entries)
-        while page.next_key:
-            page = self.page(page.next_key)
-            count += len(page.entries)
-        return count
+        return sum(self._table.count(f"watch#{partition}") for partition in range(PARTITIONS))
 
     def take_lease(self, token: str) -> tuple[bool, str | None]:
         """Take the lease of the sweep if nobody holds it; whether it was taken, and the cursor that was stored."""

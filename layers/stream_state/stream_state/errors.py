@@ -22,12 +22,14 @@ import re
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
+# An error with such a status may be gone when the caller asks again.
+MAY_PASS = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+
 
 class StreamStateError(Exception):
     """Base of all errors; `str()` of an error says what is wrong and what to do about it."""
 
     default_status: ClassVar[int] = 500
-    is_retryable: ClassVar[bool] = False
     title: ClassVar[str] = "The stream state could not be determined"
 
     def __init__(
@@ -43,7 +45,7 @@ class StreamStateError(Exception):
         super().__init__(detail)
         self.detail: Final = detail
         self.status: Final = status or self.default_status
-        self.retryable: Final = self.is_retryable if retryable is None else retryable
+        self.retryable: Final = self.default_status in MAY_PASS if retryable is None else retryable
         self.retry_after_seconds: Final = retry_after_seconds
         self.rtc_code: Final = rtc_code
         self.rtc_request_id: Final = rtc_request_id
@@ -102,7 +104,6 @@ class QuotaExceeded(StreamStateError):
     """Our own rate limiter has no slot before the caller's deadline."""
 
     default_status = 429
-    is_retryable = True
     title = "The call limit leaves no slot in time"
 
 
@@ -110,7 +111,6 @@ class RtcThrottled(StreamStateError):
     """The vendor throttled the call, after bounded retries."""
 
     default_status = 429
-    is_retryable = True
     title = "Volcengine throttled the call"
 
 
@@ -124,7 +124,6 @@ class CredentialsUnavailable(StreamStateError):
     """The secret could not be read, and no usable earlier value is at hand."""
 
     default_status = 503
-    is_retryable = True
     title = "The keys could not be read"
 
 
@@ -132,7 +131,6 @@ class StateUnavailable(StreamStateError):
     """DynamoDB failed where the answer needs it."""
 
     default_status = 503
-    is_retryable = True
     title = "The table of states could not be read or written"
 
 
@@ -140,7 +138,6 @@ class DeliveryFailed(StreamStateError):
     """SQS did not accept a message, after retries."""
 
     default_status = 503
-    is_retryable = True
     title = "The result could not be delivered to the queue"
 
 
@@ -176,7 +173,6 @@ class RtcUnavailable(StreamStateError):
     """Network, TLS, time-out or a server error at the vendor, after bounded retries."""
 
     default_status = 503
-    is_retryable = True
     title = "Volcengine could not be reached or failed"
 
 

@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
+# A batch of the longest messages has a tenth of the size that SQS accepts.
 MAX_BATCH_ENTRIES = 10
-MAX_BATCH_BYTES = 256 * 1024
 MAX_TRIES = 3
 BACKOFF_SECONDS = 0.2
 # The attribute of a kept callback event that says when it was received, in milliseconds since 1970.
@@ -59,7 +60,7 @@ class ResultsQueue:
         outcomes: dict[str, Outcome] = {}
         waiting = [self._entry(index, message) for index, message in enumerate(messages)]
         for tries in range(1, MAX_TRIES + 1):
-            for batch in _batches(waiting):
+            for batch in batched(waiting, MAX_BATCH_ENTRIES, strict=False):
                 in_time = self._clock.monotonic() <= deadline
                 outcomes |= self._send_batch(batch) if in_time else _all(batch, "NoTimeLeft")
             waiting = [entry for entry in waiting if _may_be_sent_again(outcomes[entry["Id"]])]
@@ -79,9 +80,9 @@ class ResultsQueue:
             entry |= {"MessageGroupId": target.digest(), "MessageDeduplicationId": message["id"]}
         return entry
 
-    def _send_batch(self, batch: "list[Entry]") -> dict[str, Outcome]:
+    def _send_batch(self, batch: "Sequence[Entry]") -> dict[str, Outcome]:
         try:
-            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=batch)
+            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=list(batch))
         except (ClientError, BotoCoreError) as error:
             reason = aws.error_code(error)
             logger.warning("SQS did not accept a batch.", extra={"reason": reason, "messages": len(batch)})
@@ -208,22 +209,7 @@ def _client(connect_timeout: float, read_timeout: float) -> "SQSClient":
     return client
 
 
-def _batches(entries: "Iterable[Entry]") -> "Iterator[list[Entry]]":
-    """The entries in order, in batches of at most 10 and 256 KiB."""
-    batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        entry_size = len(entry["MessageBody"].encode())
-        if batch and (len(batch) == MAX_BATCH_ENTRIES or size + entry_size > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(entry)
-        size += entry_size
-    if batch:
-        yield batch
-
-
-def _all(batch: "list[Entry]", reason: str) -> dict[str, Outcome]:
+def _all(batch: "Sequence[Entry]", reason: str) -> dict[str, Outcome]:
     return {entry["Id"]: _failure(reason, retryable=True) for entry in batch}
 
 

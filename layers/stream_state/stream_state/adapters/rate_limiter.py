@@ -28,6 +28,8 @@ MAX_HOLD_SECONDS = 60
 HOLD_VIEW_US = 1_000_000
 # The longest pause between two questions, so that a thread notices a lifted hold; also the pause after a failure.
 MAX_PAUSE_US = 5_000_000
+# A thread that waits for another one looks so often whether a slot can still come in time.
+LOOK_US = 100_000
 # A call that would begin so late after its slot gets another slot, once. Without this, a thousand callers on a loaded
 # machine make 61 to 67 calls in the worst second at 50/s; with it, 57 to 59.
 LATE_US = 200_000
@@ -50,8 +52,7 @@ class RateLimiter:
     """GCRA on one DynamoDB item that all processes share; safe to share among threads.
 
     The item's `next_us` is the time at which the next call is due; calls may begin earlier than that by the burst. Its
-    `hold_until` (epoch seconds) stops the calls, and so does that of `main`, another action's rate limiter. One thread
-    at a time asks the table, for a block of slots if others wait too.
+    `hold_until` (epoch seconds) stops the calls, and so does that of `main`, another action's rate limiter.
     """
 
     def __init__(
@@ -73,9 +74,6 @@ class RateLimiter:
         # Patient functions leave half of the burst to callers who wait.
         self._tolerance_us = (self._burst // 2 if self._is_patient else self._burst - 1) * self._interval_us
         self._lock, self._view_lock = Lock(), Lock()
-        # The deadlines of the threads that wait, and the slots of the last block that none of them has yet.
-        self._deadlines: list[int] = []
-        self._spare_slots: list[int] = []
         # The item as last seen and the time of that, the end of a pause after a failure, the time of the next question.
         self._next_us = self._hold_us = self._seen_us = self._failure_us = self._turn_us = 0
         self._spread_slots, self._was_busy = 0.0, False
@@ -122,36 +120,24 @@ class RateLimiter:
         return max(self._hold_us, self._main.held_until_us() if self._main else 0)
 
     def _slot(self, deadline_us: int) -> int:
-        """A slot before the deadline, once no other thread asks the table."""
+        """A slot before the deadline; one thread at a time asks the table for one."""
         if self._hold_us and self._now_us() - self._seen_us > HOLD_VIEW_US:
             self._hold_us = self._turn_us = 0
-        self._deadlines.append(deadline_us)
+        self._check(deadline_us)
+        while not self._lock.acquire(timeout=max(min(deadline_us - self._now_us(), LOOK_US), 0) / 1_000_000):
+            self._check(deadline_us, was_denied=True)
         try:
-            self._check(deadline_us)
-            while not self._lock.acquire(timeout=max(deadline_us - self._now_us(), 0) / 1_000_000):
-                self._check(deadline_us, was_denied=True)
-            try:
-                return self._ask(deadline_us)
-            finally:
-                self._lock.release()
+            was_denied = False
+            while True:
+                self._check(deadline_us, was_denied=was_denied)
+                if (pause_us := min(self._turn_us, deadline_us) - self._now_us()) > 0:
+                    self._clock.sleep(pause_us / 1_000_000)
+                elif slot_us := self._reserve(deadline_us):
+                    return slot_us
+                else:
+                    was_denied = True
         finally:
-            self._deadlines.remove(deadline_us)
-
-    def _ask(self, deadline_us: int) -> int:
-        """A slot that is left of the last block, or else from the table."""
-        self._spare_slots = [slot for slot in self._spare_slots if slot > self._now_us() - LATE_US]
-        if self._spare_slots and self._spare_slots[0] <= deadline_us:
-            return self._spare_slots.pop(0)
-        was_denied = False
-        while True:
-            self._check(deadline_us, was_denied=was_denied)
-            if (pause_us := min(self._turn_us, deadline_us) - self._now_us()) > 0:
-                self._clock.sleep(pause_us / 1_000_000)
-            elif slots := self._reserve(deadline_us):
-                self._spare_slots = slots[1:]
-                return slots[0]
-            else:
-                was_denied = True
+            self._lock.release()
 
     def _check(self, deadline_us: int, *, was_denied: bool = False) -> None:
         """Refuse a caller who can get no slot in time; a sweep or a callback only at its deadline."""
@@ -164,41 +150,29 @@ class RateLimiter:
             record("QuotaDenied")
             raise QuotaExceeded(detail, retry_after_seconds=max(free_us - deadline_us, 0) / 1_000_000)
 
-    def _reserve(self, deadline_us: int) -> list[int]:
-        """Reserve a block of slots with one write, the first of them for the caller; none after a denial."""
+    def _reserve(self, deadline_us: int) -> int | None:
+        """Reserve the next slot with one write; None after a denial."""
         now, is_granted = self._now_us(), False
-        count, latest_us = self._block(now, deadline_us)
-        more = count * self._interval_us
+        last_us = min(deadline_us, now + self._interval_us) if self._is_patient else deadline_us
+        busy = {":more": self._interval_us, ":latest": last_us + self._tolerance_us}
+        idle = {":next": now + self._interval_us}
         for write in (_BUSY, _IDLE) if self._was_busy or self._next_us >= now else (_IDLE, _BUSY):
-            values = {":more": more, ":latest": latest_us} if write is _BUSY else {":next": now + more}
-            is_granted, item = self._update(write, {":seconds": now // 1_000_000, ":now": now, **values})
+            values = {":seconds": now // 1_000_000, ":now": now, **(busy if write is _BUSY else idle)}
+            is_granted, item = self._update(write, values)
             if item is None:
                 pause_us = int(self._clock.jitter(MAX_PAUSE_US / 2, MAX_PAUSE_US))
                 self._turn_us = self._failure_us = self._now_us() + pause_us
-                return []
+                return None
             self._next_us, self._hold_us = _number(item, "next_us"), _number(item, "hold_until") * 1_000_000
             if self._main:
                 self._hold_us = max(self._hold_us, self._main.held_until_us())
             self._seen_us = now
-            if is_granted or self._next_us > latest_us or self._hold_us > now:
+            if is_granted or self._next_us > busy[":latest"] or self._hold_us > now:
                 break
         # Others who kept the item busy are likely to do so still.
         self._was_busy = write is _BUSY or not is_granted
         self._take_turn(is_granted=is_granted)
-        due_us = self._next_us - more - self._tolerance_us
-        return [max(now, due_us + place * self._interval_us) for place in range(count)] if is_granted else []
-
-    def _block(self, now: int, deadline_us: int) -> tuple[int, int]:
-        """The number of slots to reserve, and the latest `next_us` at which all of them are in time."""
-        last_us = min(deadline_us, now + self._interval_us) if self._is_patient else deadline_us
-        latest_us = last_us + self._tolerance_us
-        # Sweeps that compete ask for one slot: with blocks, one of eight gets 166 slots and another gets 1.
-        most = 1 if self._spread_slots >= 1 else self._burst
-        free = (latest_us - max(now, self._next_us)) // self._interval_us + 1
-        # A thread that waits for less long than this one might not be able to use its slot.
-        wanted = sum(other_us >= deadline_us for other_us in self._deadlines)
-        count = max(min(free, most, wanted), 1)
-        return count, latest_us - (count - 1) * self._interval_us
+        return max(now, self._next_us - self._interval_us - self._tolerance_us) if is_granted else None
 
     def _take_turn(self, *, is_granted: bool) -> None:
         """Set the time of the next question: when a slot opens for a sweep, later at random if sweeps compete."""

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from stream_state.errors import (
+    MAY_PASS,
     CredentialsInvalid,
     CredentialsUnavailable,
     RtcAccessDenied,
@@ -100,7 +101,7 @@ def error_for_code(
         (_ADVICE_BY_CODE.get(name) or _ADVICE[kind]).format(status=status),
         rtc_code=vendor_name(code, secrets),
         rtc_request_id=rtc_request_id,
-        retry_after_seconds=retry_after_seconds if kind.is_retryable else None,
+        retry_after_seconds=retry_after_seconds if kind.default_status in MAY_PASS else None,
         **more,
     )
 

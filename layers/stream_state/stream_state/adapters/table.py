@@ -6,7 +6,7 @@ DynamoDB deletes expired items late, so readers check `expires_at` (seconds sinc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -16,9 +16,6 @@ from stream_state.domain.targets import Target
 from stream_state.errors import StateUnavailable
 from stream_state.observability import record
 from stream_state.settings import Settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 PAGE_ITEMS = 200
 MAX_BATCH_KEYS = 100
@@ -61,7 +58,7 @@ class ConditionFailed(Exception):
 class Table:
     """Requests to one table, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, client: "DynamoDBClient", name: str, clock: Clock = CLOCK) -> None:
+    def __init__(self, client: Any, name: str, clock: Clock = CLOCK) -> None:
         self._client = client
         self._name = name
         self.clock = clock

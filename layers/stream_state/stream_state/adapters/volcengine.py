@@ -151,17 +151,12 @@ class VolcengineClient:
                     continue
                 if isinstance(error, RtcThrottled):
                     limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
-                pause = self._pause_after(error, tries)
-                if pause is None or self._clock.monotonic() + pause + MIN_CALL_SECONDS > deadline:
+                # Full jitter, and at least what the vendor asks for.
+                pause = max(self._clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
+                longest = min(_LONGEST_PAUSE_SECONDS, deadline - MIN_CALL_SECONDS - self._clock.monotonic())
+                if not error.retryable or tries == MAX_TRIES or pause > longest:
                     raise
                 self._clock.sleep(pause)
-
-    def _pause_after(self, error: StreamStateError, tries: int) -> float | None:
-        """Seconds before the next try: full jitter, at least what the vendor asks for; None for no next try."""
-        if not error.retryable or tries == MAX_TRIES:
-            return None
-        pause = max(self._clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
-        return pause if pause <= _LONGEST_PAUSE_SECONDS else None
 
     def _keys_after_rejection(self, rejected: SigningKeys, signed_at: float, deadline: float) -> SigningKeys:
         renewing = background.submit(self._keys.keys_after_rejection, rejected, signed_at)

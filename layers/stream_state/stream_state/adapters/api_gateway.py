@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
@@ -34,31 +35,31 @@ _PAGE_KEYS = {1: re.compile(_ID), 3: re.compile(rf".{{1,128}}#{_ID}#({_ID})?")}
 type Response = dict[str, Any]
 
 
+@dataclass(eq=False, repr=False)
 class Request:
     """A request with its deadline in monotonic seconds; `InvalidRequest` says what is wrong with the request."""
 
-    def __init__(self, event: Mapping[str, Any], deadline: float = 0) -> None:
-        self._event = event
-        self.deadline = deadline
+    event: Mapping[str, Any]
+    deadline: float = 0
 
     @property
     def path(self) -> str:
         """The path, decoded in payload 2.0, encoded in payload 1.0."""
-        path = self._event.get("rawPath") or self._event.get("path")
+        path = self.event.get("rawPath") or self.event.get("path")
         return path if isinstance(path, str) else "/"
 
     @property
     def received_at_ms(self) -> int:
         """When API Gateway received the request, in milliseconds since 1970."""
         now_ms = CLOCK.now_ms()
-        context = self._event["requestContext"]
+        context = self.event["requestContext"]
         time_ms = context.get("timeEpoch") or context.get("requestTimeEpoch")
         return time_ms if isinstance(time_ms, int) and 0 <= now_ms - time_ms <= MAX_DELAY_MS else now_ms
 
     def path_id(self, name: str) -> str:
         """An id in the path, decoded once: payload 1.0 arrives encoded, 2.0 decoded."""
         value = self._object("pathParameters").get(name)
-        if "resource" in self._event and isinstance(value, str):
+        if "resource" in self.event and isinstance(value, str):
             try:
                 value = unquote(value, errors="strict")
             except UnicodeDecodeError:
@@ -98,16 +99,16 @@ class Request:
 
     def _object(self, name: str) -> Mapping[str, Any]:
         """An object of the event; null and a missing one are empty."""
-        value = self._event.get(name) or {}
+        value = self.event.get(name) or {}
         if not isinstance(value, Mapping):
             raise invalid(f"the event's {name}", "must be an object")
         return value
 
     def _body(self) -> str:
-        body = self._event.get("body") or ""
+        body = self.event.get("body") or ""
         if not isinstance(body, str):
             raise invalid("the body", "must be text")
-        encoded = self._event.get("isBase64Encoded")
+        encoded = self.event.get("isBase64Encoded")
         size = len(body) * 3 // 4 - body[-2:].count("=") if encoded else len(body.encode(errors="surrogatepass"))
         if size > MAX_BODY_BYTES:
             detail = f"The body is larger than {MAX_BODY_BYTES} bytes."

@@ -37,14 +37,13 @@ type Entry = SendMessageBatchRequestEntryTypeDef
 type Outcome = str | DeliveryFailed
 
 
+@dataclass(eq=False)
 class ResultsQueue:
     """Sends messages to one queue, standard or FIFO; safe to share among threads."""
 
-    def __init__(self, client: "SQSClient", url: str, clock: Clock = CLOCK) -> None:
-        self._client = client
-        self._url = url
-        self._is_fifo = url.endswith(".fifo")
-        self._clock = clock
+    client: "SQSClient"
+    url: str
+    clock: Clock = CLOCK
 
     @classmethod
     def from_settings(cls, settings: Settings, timeout_seconds: float = 3) -> Self:
@@ -61,20 +60,20 @@ class ResultsQueue:
         waiting = [self._entry(index, message) for index, message in enumerate(messages)]
         for tries in range(1, MAX_TRIES + 1):
             for batch in batched(waiting, MAX_BATCH_ENTRIES, strict=False):
-                in_time = self._clock.monotonic() <= deadline
+                in_time = self.clock.monotonic() <= deadline
                 outcomes |= self._send_batch(batch) if in_time else _all(batch, "NoTimeLeft")
             waiting = [entry for entry in waiting if _may_be_sent_again(outcomes[entry["Id"]])]
-            pause = self._clock.jitter(0, BACKOFF_SECONDS * 2**tries)
-            if not waiting or tries == MAX_TRIES or self._clock.monotonic() + pause > deadline:
+            pause = self.clock.jitter(0, BACKOFF_SECONDS * 2**tries)
+            if not waiting or tries == MAX_TRIES or self.clock.monotonic() + pause > deadline:
                 break
-            self._clock.sleep(pause)
+            self.clock.sleep(pause)
         if failed := sum(isinstance(outcome, DeliveryFailed) for outcome in outcomes.values()):
             record("Errors", failed, error="DeliveryFailed")
         return [outcomes[str(index)] for index in range(len(messages))]
 
     def _entry(self, index: int, message: Message) -> "Entry":
         entry: Entry = {"Id": str(index), "MessageBody": json.dumps(message, separators=(",", ":"))}
-        if self._is_fifo:
+        if self.url.endswith(".fifo"):
             # A problem about a whole room names no user.
             target = Target(message["app_id"], message["room_id"], message.get("user_id", ""))
             entry |= {"MessageGroupId": target.digest(), "MessageDeduplicationId": message["id"]}
@@ -82,7 +81,7 @@ class ResultsQueue:
 
     def _send_batch(self, batch: "Sequence[Entry]") -> dict[str, Outcome]:
         try:
-            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=list(batch))
+            answer = self.client.send_message_batch(QueueUrl=self.url, Entries=list(batch))
         except (ClientError, BotoCoreError) as error:
             reason = aws.error_code(error)
             logger.warning("SQS did not accept a batch.", extra={"reason": reason, "messages": len(batch)})
@@ -95,20 +94,14 @@ class ResultsQueue:
         return _all(batch, "NotAnswered") | sent | failed
 
 
+@dataclass(eq=False)
 class RetryQueue:
     """Keeps callback events for later, and carries rechecks; safe to share among threads."""
 
-    def __init__(
-        self,
-        client: "SQSClient",
-        url: str,
-        dead_letter_url: str = "",
-        recheck_delay_seconds: int = RECHECK_DELAY_SECONDS,
-    ) -> None:
-        self._client = client
-        self._url = url
-        self._dead_letter_url = dead_letter_url
-        self._recheck_delay_seconds = recheck_delay_seconds
+    client: "SQSClient"
+    url: str
+    dead_letter_url: str = ""
+    recheck_delay_seconds: int = RECHECK_DELAY_SECONDS
 
     @classmethod
     @cache
@@ -122,28 +115,28 @@ class RetryQueue:
     def keep(self, text: str, received_at_ms: int, *, url: str = "") -> None:
         """Keep the text of a callback event, here or in another queue; raises `DeliveryFailed`."""
         received = {"DataType": "Number", "StringValue": str(received_at_ms)}
-        self._send(url or self._url, MessageBody=text, MessageAttributes={RECEIVED: received})
+        self._send(url or self.url, MessageBody=text, MessageAttributes={RECEIVED: received})
 
     def dead_letter(self, message: "QueueMessage") -> bool:
         """Move a message to the dead-letter queue; whether there is one. Raises `DeliveryFailed`."""
-        if self._dead_letter_url:
-            self.keep(message.body, message.received_at_ms, url=self._dead_letter_url)
-        return bool(self._dead_letter_url)
+        if self.dead_letter_url:
+            self.keep(message.body, message.received_at_ms, url=self.dead_letter_url)
+        return bool(self.dead_letter_url)
 
     def recheck(self, target: Target, tries: int = 0) -> None:
         """Ask, by a delayed message, to look at a target again; raises `DeliveryFailed`."""
         message = {"recheck": target.as_dict(), "tries": tries}
         body = json.dumps(message, separators=(",", ":"))
-        self._send(self._url, MessageBody=body, DelaySeconds=self._recheck_delay_seconds)
+        self._send(self.url, MessageBody=body, DelaySeconds=self.recheck_delay_seconds)
         record("Rechecks")
 
     def _send(self, url: str, **parameters: Any) -> None:
         try:
             try:
-                self._client.send_message(QueueUrl=url, **parameters)
+                self.client.send_message(QueueUrl=url, **parameters)
             except (ClientError, BotoCoreError):
                 # The first request after a pause may meet a kept connection that is dead.
-                self._client.send_message(QueueUrl=url, **parameters)
+                self.client.send_message(QueueUrl=url, **parameters)
         except (ClientError, BotoCoreError) as error:
             record("Errors", error="DeliveryFailed")
             raise _failure(aws.error_code(error), retryable=True) from None

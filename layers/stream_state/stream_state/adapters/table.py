@@ -55,13 +55,13 @@ class ConditionFailed(Exception):
         self.item = item
 
 
+@dataclass(eq=False)
 class Table:
     """Requests to one table, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, client: Any, name: str, clock: Clock = CLOCK) -> None:
-        self._client = client
-        self._name = name
-        self.clock = clock
+    client: Any
+    name: str
+    clock: Clock = CLOCK
 
     @classmethod
     def from_settings(cls, settings: Settings, read_timeout_seconds: float = READ_TIMEOUT_SECONDS) -> Self:
@@ -78,7 +78,7 @@ class Table:
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """The answer to a request about the table; raises `ConditionFailed` too."""
-        return self._send(operation, TableName=self._name, **parameters)
+        return self._send(operation, TableName=self.name, **parameters)
 
     def write(self, operation: str, condition: str, values: Mapping[str, Scalar], **more: Any) -> Any:
         """Write one item if a condition on the stored one holds; `ConditionFailed` brings the stored one."""
@@ -146,9 +146,9 @@ class Table:
     def _batch(self, operation: str, requests: Any, undone: str) -> Iterator[Item]:
         """The items that requests sent together bring; those left `undone` are sent again after a pause."""
         for _ in range(MAX_TRIES):
-            answer = self._send(operation, RequestItems={self._name: requests})
-            yield from answer.get("Responses", {}).get(self._name, ())
-            requests = answer.get(undone, {}).get(self._name)
+            answer = self._send(operation, RequestItems={self.name: requests})
+            yield from answer.get("Responses", {}).get(self.name, ())
+            requests = answer.get(undone, {}).get(self.name)
             if not requests:
                 return
             self.clock.sleep(self.clock.jitter(0, BACKOFF_SECONDS))
@@ -156,7 +156,7 @@ class Table:
 
     def _send(self, operation: str, **parameters: Any) -> Any:
         try:
-            return getattr(self._client, operation)(**parameters)
+            return getattr(self.client, operation)(**parameters)
         except (ClientError, BotoCoreError) as error:
             code = aws.error_code(error)
             if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":

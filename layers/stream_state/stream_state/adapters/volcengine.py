@@ -7,6 +7,7 @@ is in a room.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 from urllib.parse import quote
@@ -45,6 +46,7 @@ RENEW_SECONDS = 2
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
 
 
+@dataclass(eq=False)
 class VolcengineClient:
     """Asks the vendor for stream states and presence; safe to share among threads.
 
@@ -53,22 +55,11 @@ class VolcengineClient:
     begin with `Rtc` and `Credentials`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        keys: CachedSecret[SigningKeys],
-        limiter_of: Callable[[str], RateLimiter],
-        *,
-        adapter: BaseAdapter | None = None,
-        clock: Clock = CLOCK,
-    ) -> None:
-        self._url = settings.rtc_endpoint
-        self._region = settings.rtc_region
-        self._keys = keys
-        self._limiter_of = limiter_of
-        self._clock = clock
-        self._adapter = adapter or OneOriginAdapter()
-        self._timeouts = (settings.rtc_connect_timeout, settings.rtc_read_timeout)
+    settings: Settings
+    keys: CachedSecret[SigningKeys]
+    limiter_of: Callable[[str], RateLimiter]
+    adapter: BaseAdapter = field(default_factory=OneOriginAdapter)
+    clock: Clock = CLOCK
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -126,16 +117,16 @@ class VolcengineClient:
         before_call: Callable[[], None] = lambda: None,
     ) -> T:
         """What `read` finds in the answer to a call with this query, whose slots come from the limiter of that name."""
-        limiter = self._limiter_of(limiter_name)
+        limiter = self.limiter_of(limiter_name)
         with _errors_counted():
-            keys = self._keys.keys()
+            keys = self.keys.keys()
         may_renew_keys = True
         tries = 0
         while True:
             tries += 1
-            asked_at = self._clock.monotonic()
+            asked_at = self.clock.monotonic()
             limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
-            signed_at = self._clock.monotonic()
+            signed_at = self.clock.monotonic()
             max_wait_seconds -= signed_at - asked_at
             before_call()
             try:
@@ -152,39 +143,40 @@ class VolcengineClient:
                 if isinstance(error, RtcThrottled):
                     limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
                 # Full jitter, and at least what the vendor asks for.
-                pause = max(self._clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
-                longest = min(_LONGEST_PAUSE_SECONDS, deadline - MIN_CALL_SECONDS - self._clock.monotonic())
+                pause = max(self.clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
+                longest = min(_LONGEST_PAUSE_SECONDS, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
                 if not error.retryable or tries == MAX_TRIES or pause > longest:
                     raise
-                self._clock.sleep(pause)
+                self.clock.sleep(pause)
 
     def _keys_after_rejection(self, rejected: SigningKeys, signed_at: float, deadline: float) -> SigningKeys:
-        renewing = background.submit(self._keys.keys_after_rejection, rejected, signed_at)
+        renewing = background.submit(self.keys.keys_after_rejection, rejected, signed_at)
         try:
-            return renewing.result(max(deadline + RENEW_SECONDS - self._clock.monotonic(), 0))
+            return renewing.result(max(deadline + RENEW_SECONDS - self.clock.monotonic(), 0))
         except TimeoutError:
             raise CredentialsUnavailable("Secrets Manager did not answer in time. Try again later.") from None
 
     def _call[T](self, query: str, read: Callable[[Answer], T], keys: SigningKeys, deadline: float) -> T:
-        started = self._clock.monotonic()
+        started = self.clock.monotonic()
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
         record("RtcCalls")
-        sent_at_ms = self._clock.now_ms()
+        sent_at_ms = self.clock.now_ms()
+        timeouts = self.settings.rtc_connect_timeout, self.settings.rtc_read_timeout
         try:
             with _errors_counted():
-                response = send(self._adapter, self._signed(query, keys), *self._timeouts, deadline - started)
+                response = send(self.adapter, self._signed(query, keys), *timeouts, deadline - started)
                 return read(read_answer(sent_at_ms, response, keys.secrets))
         finally:
-            record("RtcLatency", (self._clock.monotonic() - started) * 1000, "Milliseconds")
+            record("RtcLatency", (self.clock.monotonic() - started) * 1000, "Milliseconds")
 
     def _signed(self, query: str, keys: SigningKeys) -> requests.PreparedRequest:
         # A session of `requests` would look for cookies, proxies and hooks, which these requests never have.
         request = requests.PreparedRequest()
         request.method = "GET"
-        request.url = self._url + query
+        request.url = self.settings.rtc_endpoint + query
         request.headers = CaseInsensitiveDict(_HEADERS)
-        return VolcengineAuth(keys, "rtc", self._region, self._clock)(request)
+        return VolcengineAuth(keys, "rtc", self.settings.rtc_region, self.clock)(request)
 
 
 def _query(action: str, version: str, app_id: str, **ids: str) -> str:

@@ -49,22 +49,22 @@ class Watch:
         return f"{self.target.app_id}#{self.target.room_id}#{user_id}"
 
 
+@dataclass(eq=False)
 class WatchList:
     """The watches, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    table: Table
 
     def add(self, targets: Iterable[Target | Room], expires_in_seconds: int) -> list[Watch]:
         """Watch the targets from now on, as a person asks; the watch of a watched target gets the new expiry."""
-        now = int(self._table.clock.now())
+        now = int(self.table.clock.now())
         watches = [Watch(target, now, now + expires_in_seconds) for target in dict.fromkeys(targets)]
-        self._table.put_all(_item(watch) for watch in watches)
+        self.table.put_all(_item(watch) for watch in watches)
         return watches
 
     def joined(self, target: Target, event_at_ms: int) -> None:
         """Watch a target for a day because an event says that its user is there; an event never shortens a watch."""
-        now = int(self._table.clock.now())
+        now = int(self.table.clock.now())
         expires_at = now + DEFAULT_WATCH_SECONDS
         changes: dict[str, Scalar] = {
             **target.as_dict(),
@@ -76,38 +76,38 @@ class WatchList:
         newer = "made_by = :made_by AND event_at_ms <= :event_at_ms"
         condition = f"attribute_not_exists(made_by) OR expires_at <= :watched_at OR ({newer})"
         try:
-            self._table.update(_key(target), changes, condition)
+            self.table.update(_key(target), changes, condition)
         except ConditionFailed as failed:
             if failed.item["made_by"]["S"] == PERSON:
                 with suppress(ConditionFailed):
-                    self._table.update(_key(target), {"expires_at": expires_at}, "expires_at < :expires_at")
+                    self.table.update(_key(target), {"expires_at": expires_at}, "expires_at < :expires_at")
 
     def left(self, target: Target, event_at_ms: int) -> None:
         """Shorten a watch that events made, because a newer event says that its user has left."""
-        expires_at = int(self._table.clock.now()) + LEFT_WATCH_SECONDS
+        expires_at = int(self.table.clock.now()) + LEFT_WATCH_SECONDS
         condition = "made_by = :events AND event_at_ms < :event_at_ms AND expires_at > :expires_at"
         changes = {"expires_at": expires_at, "event_at_ms": event_at_ms}
         with suppress(ConditionFailed):
-            self._table.update(_key(target), changes, condition, events=EVENTS)
+            self.table.update(_key(target), changes, condition, events=EVENTS)
 
     def remove(self, target: Target | Room) -> None:
         """Watch a target no more; nothing happens if it was not watched."""
-        self._table.call("delete_item", Key=_key(target))
+        self.table.call("delete_item", Key=_key(target))
 
     def page(self, after: str | None = None, last: str | None = None) -> Page[Watch]:
         """A page of the watches that have not expired, in the order of the list, up to the key `last`."""
-        page = self._table.query(_PARTITION, after, last, consistent=True)
-        return Page([_watch(item) for item in page.entries if self._table.is_alive(item)], page.next_key)
+        page = self.table.query(_PARTITION, after, last, consistent=True)
+        return Page([_watch(item) for item in page.entries if self.table.is_alive(item)], page.next_key)
 
     def count(self) -> int:
         """The number of watches; an answer counts a megabyte of them."""
         count, start = 0, dict[str, Any]()
         while True:
-            answer = self._table.call(
+            answer = self.table.call(
                 "query",
                 KeyConditionExpression="pk = :pk",
                 FilterExpression="expires_at > :now",
-                ExpressionAttributeValues=attributes({":pk": _PARTITION, ":now": int(self._table.clock.now())}),
+                ExpressionAttributeValues=attributes({":pk": _PARTITION, ":now": int(self.table.clock.now())}),
                 Select="COUNT",
                 **start,
             )
@@ -122,7 +122,7 @@ class WatchList:
         # The client tries again if an answer is lost: its own lease must not keep it out then.
         free = "attribute_not_exists(held_until) OR held_until <= :now OR holder = :holder"
         try:
-            lease = self._table.update(_LEASE_KEY, changes, free, now=int(self._table.clock.now()))
+            lease = self.table.update(_LEASE_KEY, changes, free, now=int(self.table.clock.now()))
         except ConditionFailed:
             return False, None
         return True, lease.get("cursor_key", {}).get("S") or None
@@ -131,13 +131,13 @@ class WatchList:
         """Store the cursor and hold the lease for another minute, or let go of it; False if another sweep holds it."""
         changes: dict[str, Scalar] = {"cursor_key": cursor or "", "held_until": 0 if release else self._held_until()}
         try:
-            self._table.update(_LEASE_KEY, changes, "holder = :token", token=token)
+            self.table.update(_LEASE_KEY, changes, "holder = :token", token=token)
         except ConditionFailed:
             return False
         return True
 
     def _held_until(self) -> int:
-        return math.ceil(self._table.clock.now() + LEASE_SECONDS)
+        return math.ceil(self.table.clock.now() + LEASE_SECONDS)
 
 
 def parse_expires_in(body: Mapping[str, Any]) -> int:

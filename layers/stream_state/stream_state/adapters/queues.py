@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import batched
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,10 +17,6 @@ from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record
 from stream_state.settings import Settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 # A batch of the longest messages has a tenth of the size that SQS accepts.
 MAX_BATCH_ENTRIES = 10
@@ -33,7 +29,7 @@ RECHECK_DELAY_SECONDS = 6
 MAX_RECHECKS = 5
 
 type Message = Mapping[str, Any]
-type Entry = SendMessageBatchRequestEntryTypeDef
+type Entry = dict[str, Any]
 type Outcome = str | DeliveryFailed
 
 
@@ -41,7 +37,7 @@ type Outcome = str | DeliveryFailed
 class ResultsQueue:
     """Sends messages to one queue, standard or FIFO; safe to share among threads."""
 
-    client: "SQSClient"
+    client: Any
     url: str
     clock: Clock = CLOCK
 
@@ -57,21 +53,23 @@ class ResultsQueue:
         SQS gets a message that it may accept later again, with full jitter, until `deadline` (monotonic seconds).
         """
         outcomes: dict[str, Outcome] = {}
+        failed: dict[str, DeliveryFailed] = {}
         waiting = [self._entry(index, message) for index, message in enumerate(messages)]
         for tries in range(1, MAX_TRIES + 1):
             for batch in batched(waiting, MAX_BATCH_ENTRIES, strict=False):
                 in_time = self.clock.monotonic() <= deadline
                 outcomes |= self._send_batch(batch) if in_time else _all(batch, "NoTimeLeft")
-            waiting = [entry for entry in waiting if _may_be_sent_again(outcomes[entry["Id"]])]
+            failed = {name: to for name, to in outcomes.items() if isinstance(to, DeliveryFailed)}
+            waiting = [entry for entry in waiting if entry["Id"] in failed and failed[entry["Id"]].retryable]
             pause = self.clock.jitter(0, BACKOFF_SECONDS * 2**tries)
             if not waiting or tries == MAX_TRIES or self.clock.monotonic() + pause > deadline:
                 break
             self.clock.sleep(pause)
-        if failed := sum(isinstance(outcome, DeliveryFailed) for outcome in outcomes.values()):
-            record("Errors", failed, error="DeliveryFailed")
+        if failed:
+            record("Errors", len(failed), error="DeliveryFailed")
         return [outcomes[str(index)] for index in range(len(messages))]
 
-    def _entry(self, index: int, message: Message) -> "Entry":
+    def _entry(self, index: int, message: Message) -> Entry:
         entry: Entry = {"Id": str(index), "MessageBody": json.dumps(message, separators=(",", ":"))}
         if self.url.endswith(".fifo"):
             # A problem about a whole room names no user.
@@ -79,7 +77,7 @@ class ResultsQueue:
             entry |= {"MessageGroupId": target.digest(), "MessageDeduplicationId": message["id"]}
         return entry
 
-    def _send_batch(self, batch: "Sequence[Entry]") -> dict[str, Outcome]:
+    def _send_batch(self, batch: Sequence[Entry]) -> dict[str, Outcome]:
         try:
             answer = self.client.send_message_batch(QueueUrl=self.url, Entries=list(batch))
         except (ClientError, BotoCoreError) as error:
@@ -98,7 +96,7 @@ class ResultsQueue:
 class RetryQueue:
     """Keeps callback events for later, and carries rechecks; safe to share among threads."""
 
-    client: "SQSClient"
+    client: Any
     url: str
     dead_letter_url: str = ""
     recheck_delay_seconds: int = RECHECK_DELAY_SECONDS
@@ -195,19 +193,14 @@ def _message(message_id: str, entry: Mapping[str, Any]) -> QueueMessage:
         return QueueMessage(message_id, "", 0, 0)
 
 
-def _client(connect_timeout: float, read_timeout: float) -> "SQSClient":
+def _client(connect_timeout: float, read_timeout: float) -> Any:
     """A client that tries once: the queues here decide which message is sent again."""
     retries = {"mode": "standard", "total_max_attempts": 1}
-    client: SQSClient = aws.client("sqs", connect_timeout=connect_timeout, read_timeout=read_timeout, retries=retries)
-    return client
+    return aws.client("sqs", connect_timeout=connect_timeout, read_timeout=read_timeout, retries=retries)
 
 
-def _all(batch: "Sequence[Entry]", reason: str) -> dict[str, Outcome]:
+def _all(batch: Sequence[Entry], reason: str) -> dict[str, Outcome]:
     return {entry["Id"]: _failure(reason, retryable=True) for entry in batch}
-
-
-def _may_be_sent_again(outcome: Outcome) -> bool:
-    return isinstance(outcome, DeliveryFailed) and outcome.retryable
 
 
 def _failure(reason: str, *, retryable: bool) -> DeliveryFailed:

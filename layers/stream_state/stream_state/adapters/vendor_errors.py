@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import Any
 
@@ -91,7 +92,8 @@ def error_for_code(
 ) -> StreamStateError:
     """The exception for an error code of the vendor, or for the HTTP status where the code is not listed."""
     name = code if isinstance(code, str) else ""
-    kind = _listed(name) or _by_status(status)
+    kinds = (kind for pattern, kind in _PATTERNS if fnmatchcase(name, pattern))
+    kind = next(kinds, _by_status(status))
     more: dict[str, Any] = {}
     if kind is TargetNotFound:
         more["observed_at_ms"] = sent_at_ms
@@ -116,13 +118,6 @@ def concerns_every_target(error: StreamStateError) -> bool:
     if isinstance(error, RtcAccessDenied):
         return error.rtc_code in _KEYS_REFUSED
     return isinstance(error, CredentialsInvalid | CredentialsUnavailable | RtcActionRetired)
-
-
-def _listed(code: str) -> type[StreamStateError] | None:
-    for pattern, kind in _PATTERNS:
-        if code == pattern or (pattern.endswith("*") and code.startswith(pattern[:-1])):
-            return kind
-    return None
 
 
 def _by_status(status: int) -> type[StreamStateError]:

@@ -76,7 +76,7 @@ def test_a_change_whose_deliverer_died_is_delivered_with_the_same_id_ten_seconds
         raise KeyboardInterrupt
 
     world.queue.refuses = send
-    world.dynamodb.effects["update_item"] = iter([mark] if dies_at == "mark" else [])
+    world.dynamodb.effects["put_item"] = iter([None, mark] if dies_at == "mark" else [])
     with pytest.raises(KeyboardInterrupt):
         deliver(world)
     counts = []
@@ -94,7 +94,7 @@ def test_a_change_whose_deliverer_died_is_delivered_with_the_same_id_ten_seconds
 
 def test_a_message_that_could_not_be_marked_is_repeated_by_the_next_observer(world: World) -> None:
     world.rtc.say(ONE, media("audio"))
-    world.dynamodb.effects["update_item"] = iter([THROTTLED])
+    world.dynamodb.effects["put_item"] = iter([None, THROTTLED])
     results = []
     for _ in range(3):
         results += deliver(world)
@@ -112,7 +112,7 @@ def test_a_change_that_is_written_between_send_and_mark_is_delivered_too(world: 
         world.clock.seconds += 10
         see(World(world.clock, world.dynamodb.client), ONE)
 
-    world.dynamodb.effects["update_item"] = iter([write_between])
+    world.dynamodb.effects["put_item"] = iter([None, write_between])
     deliver(world)
     drain(world)
 
@@ -149,7 +149,7 @@ def test_an_event_drains_ten_changes_and_a_sweep_all_the_oldest_first(world: Wor
     assert world.queue.users() == [user.user_id for user in users]
 
 
-@pytest.mark.parametrize(("fails", "sends"), [("send", 10), ("update_item", 20), ("query", 0)])
+@pytest.mark.parametrize(("fails", "sends"), [("send", 10), ("put_item", 20), ("query", 0)])
 def test_a_whole_drain_ends_also_when_sqs_or_dynamodb_fails(world: World, fails: str, sends: int) -> None:
     see(world, *targets(20))
     sent: list[object] = []

@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.api_gateway import (
     Request,
@@ -27,12 +29,6 @@ from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services.lookup import Lookup, deadline_of
 from stream_state.settings import Settings
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.typing import LambdaContext
-
-# How a request names what is watched.
-type Named = Callable[[Request, Mapping[str, str], tuple[str, ...]], Target | Room]
 
 settings = Settings.from_environment(os.environ)
 table = Table.from_settings(settings)
@@ -84,14 +80,14 @@ def list_room_states(request: Request) -> Response:
     return page_response("results", answers + last, page.next_key)
 
 
-def put_watch(named: Named, request: Request) -> Response:
+def put_watch(named: Callable[..., Target | Room], request: Request) -> Response:
     """Have sweeps ask about a user, or about all users of a room, until the watch expires."""
     target = named(request, request.query({"app_id"}), settings.rtc_app_ids)
     (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
     return json_response(HTTPStatus.OK, watch.as_dict())
 
 
-def delete_watch(named: Named, request: Request) -> Response:
+def delete_watch(named: Callable[..., Target | Room], request: Request) -> Response:
     """Have sweeps ask about a user or a room no more; watches of a room's users stay."""
     watch_list.remove(named(request, request.query({"app_id"}), settings.rtc_app_ids))
     return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
@@ -127,6 +123,6 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
 
 
 @entry_point
-def lambda_handler(event: Any, context: "LambdaContext") -> Response:
+def lambda_handler(event: Any, context: LambdaContext) -> Response:
     """Answer a request of API Gateway."""
     return respond(event, ROUTES, deadline_of(context, RESERVE_SECONDS))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -16,8 +16,6 @@ from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
     from stream_state.adapters.signing import SigningKeys
 
 # After a failed read the earlier value serves for so long before the next one.
@@ -37,7 +35,7 @@ _REFUSALS: Mapping[str, str] = {
 class CachedSecret[T]:
     """The keys in a secret, cached; safe to share among threads."""
 
-    client: "SecretsManagerClient"
+    client: Any
     secret_id: str
     parse: Callable[[str | None], T]
     max_age_seconds: float
@@ -97,7 +95,7 @@ class CachedSecret[T]:
 
     def _text(self) -> str | None:
         try:
-            return self.client.get_secret_value(SecretId=self.secret_id).get("SecretString")
+            return cast("str | None", self.client.get_secret_value(SecretId=self.secret_id).get("SecretString"))
         except ClientError as error:
             if refusal := _REFUSALS.get(aws.error_code(error)):
                 raise _malformed(refusal) from None

@@ -4,7 +4,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Self
 
@@ -37,17 +37,16 @@ MOST_KEPT = 1000
 _AFTER_ALL_USERS = "~"
 
 
+@dataclass(eq=False)
 class StateStore:
     """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, table: Table, skew_ms: int = 5000, recheck_after_ms: int | None = None) -> None:
-        self.table = table
-        self._clock = table.clock
-        self._skew_ms = skew_ms
-        self._recheck_after_ms = recheck_after_ms
-        # The records that this instance wrote last: the next write of each needs no other one before it.
-        self._kept: OrderedDict[Target, StateRecord] = OrderedDict()
-        self._lock = Lock()
+    table: Table
+    skew_ms: int = 5000
+    recheck_after_ms: int | None = None
+    # The records that this instance wrote last: the next write of each needs no other one before it.
+    _kept: OrderedDict[Target, StateRecord] = field(default_factory=OrderedDict, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, table: Table) -> Self:
@@ -89,7 +88,7 @@ class StateStore:
         """Mark the record of a target: workflows wait for it. The life of a record that there is is not prolonged."""
 
         def marked(record: StateRecord) -> StateRecord:
-            return replace(record.merged({}, self._clock.now_ms()).after, has_waits=True)
+            return replace(record.merged({}, self.table.clock.now_ms()).after, has_waits=True)
 
         return self._write(self._kept_or_new(target), marked).after
 
@@ -124,7 +123,7 @@ class StateStore:
             "query",
             IndexName=record_items.INDEX,
             KeyConditionExpression="undelivered = :listed AND deliver_after <= :now",
-            ExpressionAttributeValues=attributes({":listed": record_items.LISTED, ":now": self._clock.now_ms()}),
+            ExpressionAttributeValues=attributes({":listed": record_items.LISTED, ":now": self.table.clock.now_ms()}),
             Limit=most,
             **start,
         )
@@ -165,7 +164,7 @@ class StateStore:
             Limit=PAGE_ITEMS,
             FilterExpression="begins_with(pk, :state) AND attribute_exists(user_id) AND expires_at > :now",
             ProjectionExpression="app_id, room_id",
-            ExpressionAttributeValues=attributes({":state": "state#", ":now": int(self._clock.now())}),
+            ExpressionAttributeValues=attributes({":state": "state#", ":now": int(self.table.clock.now())}),
             **({"ExclusiveStartKey": key_of(after, _AFTER_ALL_USERS)} if after else {}),
         )
         found = dict.fromkeys(Room(item["app_id"]["S"], item["room_id"]["S"]) for item in answer["Items"])
@@ -178,7 +177,7 @@ class StateStore:
         """Merge and write; a record that others have written and that holds all of it stays as it is."""
 
         def merged(record: StateRecord) -> StateRecord:
-            now_ms = self._clock.now_ms()
+            now_ms = self.table.clock.now_ms()
             merge = record.merged(observations, now_ms)
             # The first record may be an older one that this instance kept: only the write shows what is stored.
             if merge.is_repeat and record is not first and not is_recheck:
@@ -186,8 +185,8 @@ class StateStore:
             recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
             needs_recheck = merge.needs_recheck or (is_recheck and merge.after.state.is_contradicted)
-            if needs_recheck and self._recheck_after_ms and not recheck_at_ms:
-                recheck_at_ms = now_ms + self._recheck_after_ms
+            if needs_recheck and self.recheck_after_ms and not recheck_at_ms:
+                recheck_at_ms = now_ms + self.recheck_after_ms
             deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
             return replace(merge.after, recheck_at_ms=recheck_at_ms, deliver_after_ms=deliver_after_ms, expires_at=0)
 
@@ -208,7 +207,7 @@ class StateStore:
                 record = self._record(record.target, failed.item)
             if tries:
                 # Many write this record at once.
-                self._clock.sleep(self._clock.jitter(0, BACKOFF_SECONDS))
+                self.table.clock.sleep(self.table.clock.jitter(0, BACKOFF_SECONDS))
         raise unavailable("others wrote the same state each time")
 
     def _put(self, record: StateRecord) -> StateRecord:
@@ -221,7 +220,7 @@ class StateStore:
             record,
             revision=record.revision + 1,
             expires_at=record.expires_at or self._expires_at(),
-            deliver_after_ms=record.deliver_after_ms or self._clock.now_ms() if record.is_undelivered else late_ms,
+            deliver_after_ms=record.deliver_after_ms or self.table.clock.now_ms() if record.is_undelivered else late_ms,
         )
         condition = "revision = :revision" if record.revision else "attribute_not_exists(revision)"
         values = {":revision": record.revision} if record.revision else {}
@@ -231,14 +230,14 @@ class StateStore:
 
     def _record(self, target: Target, item: Item) -> StateRecord:
         if not item:
-            return StateRecord(target, skew_ms=self._skew_ms)
-        record = record_items.record_of(target, item, self._skew_ms)
+            return StateRecord(target, skew_ms=self.skew_ms)
+        record = record_items.record_of(target, item, self.skew_ms)
         return record if self.table.is_alive(item) else record.forgotten()
 
     def _kept_or_new(self, target: Target) -> StateRecord:
         """The record that this instance wrote last if it has not expired, else one that was not written yet."""
         kept = self._kept.get(target)
-        return kept if kept and kept.expires_at > self._clock.now() else StateRecord(target, skew_ms=self._skew_ms)
+        return kept if kept and kept.expires_at > self.table.clock.now() else StateRecord(target, skew_ms=self.skew_ms)
 
     def _keep(self, record: StateRecord) -> None:
         with self._lock:
@@ -253,4 +252,4 @@ class StateStore:
         return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if is_known else None
 
     def _expires_at(self) -> int:
-        return int(self._clock.now()) + STATE_LIFE_SECONDS
+        return int(self.table.clock.now()) + STATE_LIFE_SECONDS

@@ -152,7 +152,7 @@ class RateLimiter:
 
     def _reserve(self, deadline_us: int) -> int | None:
         """Reserve the next slot with one write; None after a denial."""
-        now, is_granted = self._now_us(), False
+        now, is_granted, seen_us = self._now_us(), False, self._next_us
         last_us = min(deadline_us, now + self._interval_us) if self._is_patient else deadline_us
         busy = {":more": self._interval_us, ":latest": last_us + self._tolerance_us}
         idle = {":next": now + self._interval_us}
@@ -170,7 +170,8 @@ class RateLimiter:
             if is_granted or self._next_us > busy[":latest"] or self._hold_us > now:
                 break
         # Others who kept the item busy are likely to do so still.
-        self._was_busy = write is _BUSY or not is_granted
+        is_shared = write is _BUSY and self._next_us - self._interval_us > seen_us
+        self._was_busy = is_shared or not is_granted
         self._take_turn(is_granted=is_granted)
         return max(now, self._next_us - self._interval_us - self._tolerance_us) if is_granted else None
 

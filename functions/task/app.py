@@ -24,7 +24,7 @@ DELIVERY_SECONDS = 12
 settings = Settings.from_environment(os.environ)
 store = StateStore.from_settings(settings, Table.from_settings(settings))
 lookup = Lookup.from_settings(settings, store, "task")
-waits = Waits.from_lookup(lookup, store)
+waits = Waits(lookup)
 delivery = Delivery.from_settings(settings, store)
 
 

@@ -79,7 +79,7 @@ class Stack:
 
     def sweep(self) -> Sweep:
         store = self.store()
-        return Sweep(self.lookup(store), self.delivery(store), store, self.watch_list())
+        return Sweep(self.lookup(store), self.delivery(store), self.watch_list())
 
     def run_sweep(self, *given: Target) -> dict[str, Any]:
         """Sweep given targets, or the watched ones, with a minute's time."""
@@ -95,7 +95,7 @@ class Stack:
         (target,) = request.targets
         assert isinstance(target, Target)
         assert request.wait
-        Waits.from_lookup(self.lookup(store), store).begin_round(target, request.wait, soon())
+        Waits(self.lookup(store)).begin_round(target, request.wait, soon())
 
     def consume(self) -> list[dict[str, Any]]:
         """Let the consumer take all messages that are there."""

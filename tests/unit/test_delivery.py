@@ -29,7 +29,7 @@ def deliver(world: World, *asked: Target) -> list[Any]:
 
 def see(world: World, *seen: Target) -> None:
     """Let the api see users join: it records the change and delivers nothing."""
-    recorder = Recorder(world.store, world.waking, world.retry_queue, delivers=False)
+    recorder = Recorder(world.store, world.retry_queue, delivers=False)
     for target in seen:
         recorder.observe(target, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())}, source="query")
 
@@ -174,7 +174,7 @@ def test_rechecks_that_cannot_be_sent_any_more_keep_no_change_waiting(world: Wor
             world.store.observe(user, {kind: Mark(at_ms, at_ms)})
     world.clock.seconds += 100
     see(world, Target(ONE.app_id, "class-2", "teacher"))
-    world.delivery = Delivery(world.queue, world.store, None, world.clock)
+    world.delivery = Delivery(world.queue, world.store, None)
 
     for _ in range(4):
         drain(world)

@@ -40,6 +40,15 @@ class Page[T]:
     next_key: str | None
 
 
+def entries_of[T](page: Callable[[str | None], Page[T]], after: str | None = None) -> Iterator[T]:
+    """The entries of a list after a key, each page read when its turn comes; `page` gets the key before it."""
+    while True:
+        found = page(after)
+        yield from found.entries
+        if (after := found.next_key) is None:
+            return
+
+
 class ConditionFailed(Exception):
     """The condition of a write did not hold; `item` is the stored item, if there is one."""
 

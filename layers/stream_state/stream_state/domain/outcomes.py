@@ -25,6 +25,11 @@ class Outcome:
     is_asked: bool = True
     room: Room | None = None
 
+    @property
+    def error(self) -> StreamStateError | None:
+        """The error in place of an answer."""
+        return self.answer if isinstance(self.answer, StreamStateError) else None
+
     def result(self) -> Result:
         """The answer object, or the error."""
         return self.answer.document() if isinstance(self.answer, Answer) else self.answer

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Self
 
 from stream_state.adapters.queues import ResultsQueue, RetryQueue
 from stream_state.adapters.state_store import StateStore
-from stream_state.clock import CLOCK, Clock
 from stream_state.domain.documents import Answer, Message, ProblemMessage
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.outcomes import Outcome, Result
@@ -19,16 +19,13 @@ MARKING_THREADS = 10
 DRAIN_RECORDS = 10
 
 
+@dataclass
 class Delivery:
     """Sends messages, and marks their records as delivered: a crash between the two repeats a message."""
 
-    def __init__(
-        self, queue: ResultsQueue, store: StateStore, retry_queue: RetryQueue | None = None, clock: Clock = CLOCK
-    ) -> None:
-        self._queue = queue
-        self._store = store
-        self._retry_queue = retry_queue
-        self._clock = clock
+    queue: ResultsQueue
+    store: StateStore
+    retry_queue: RetryQueue | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, store: StateStore, timeout_seconds: float = 3) -> Self:
@@ -40,7 +37,7 @@ class Delivery:
         """Send messages; for each, in order, the id that SQS gave it, or why SQS did not accept it."""
         if not messages:
             return []
-        sent = self._queue.send([message.document() for message in messages], deadline)
+        sent = self.queue.send([message.document() for message in messages], deadline)
         accepted = [message for message, outcome in zip(messages, sent, strict=True) if isinstance(outcome, str)]
         records = [message.record for message in accepted if isinstance(message, Message)]
         changed = [state_record for state_record in records if state_record.is_undelivered]
@@ -59,15 +56,15 @@ class Delivery:
         }
         documents = {target: message.document() for target, message in messages.items()}
         sent = dict(zip(messages, self.send(list(messages.values()), deadline), strict=True))
-        results: list[Result] = []
-        for outcome in outcomes:
+
+        def result(outcome: Outcome) -> Result:
             message_id = sent.get(outcome.target)
             if isinstance(message_id, str):
-                results.append({**documents[outcome.target], "message_id": message_id})
-            else:
-                errors = (message_id, outcome.answer, outcome.merge)
-                results.append(next(error for error in errors if isinstance(error, StreamStateError)))
-        return results
+                return {**documents[outcome.target], "message_id": message_id}
+            errors = (message_id, outcome.answer, outcome.merge)
+            return next(error for error in errors if isinstance(error, StreamStateError))
+
+        return [result(outcome) for outcome in outcomes]
 
     def drain(self, deadline: float, *, is_whole: bool = False) -> None:
         """Deliver changes that their observers did not deliver, and ask again for rechecks that were lost.
@@ -76,11 +73,10 @@ class Delivery:
         """
         after: str | None = None
         try:
-            while self._clock.monotonic() < deadline:
-                page = self._store.undelivered(DRAIN_RECORDS, after)
-                sent = self.send(
-                    [Message(listed, "table") for listed in page.entries if listed.is_undelivered], deadline
-                )
+            while self.store.table.clock.monotonic() < deadline:
+                page = self.store.undelivered(DRAIN_RECORDS, after)
+                changed = [listed for listed in page.entries if listed.is_undelivered]
+                sent = self.send([Message(listed, "table") for listed in changed], deadline)
                 for listed in page.entries:
                     if not listed.is_undelivered:
                         self._settle(listed)
@@ -94,20 +90,20 @@ class Delivery:
     def _settle(self, listed: StateRecord) -> None:
         """Take a record off the list that has nothing to deliver, or ask for its recheck again."""
         if not listed.recheck_at_ms:
-            self._store.mark_delivered(listed)
-        elif not self._retry_queue:
-            self._store.set_recheck(listed, 0)
+            self.store.mark_delivered(listed)
+        elif not self.retry_queue:
+            self.store.set_recheck(listed, 0)
         else:
             # The time comes first: a recheck that cannot be sent then keeps no other change waiting.
-            self._store.set_recheck(listed, self._clock.now_ms())
+            self.store.set_recheck(listed, self.store.table.clock.now_ms())
             try:
-                self._retry_queue.recheck(listed.target)
+                self.retry_queue.recheck(listed.target)
             except DeliveryFailed as error:
                 log_error(error, listed.target)
 
     def _mark(self, delivered: StateRecord) -> None:
         try:
-            self._store.mark_delivered(delivered)
+            self.store.mark_delivered(delivered)
         except StateUnavailable as error:
             # The record stays on the list: its message is sent again, with the same id.
             log_error(error, delivered.target)

@@ -3,9 +3,10 @@
 import secrets
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from threading import Event, Lock, Thread
 
-from stream_state.adapters.table import PAGE_ITEMS
+from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
 from stream_state.clock import Clock
 from stream_state.domain.targets import Room, Target
@@ -31,7 +32,6 @@ class WatchPass:
         self._ending = Event()
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target | Room, Watch] = {}
-        self._error: StateUnavailable | None = None
         # The number of targets of the pass, once the last of them has come; None before.
         self.size: int | None = None
 
@@ -51,27 +51,15 @@ class WatchPass:
         start, seen = self._cursor, 0
         self._order.clear()
         self._under_way.clear()
-        parts = [(start, None), (None, start)] if start else [(None, None)]
-        for first, last in parts:
-            after: str | None = first
-            while True:
-                try:
-                    page = self._watch_list.page(after, last)
-                except StateUnavailable as error:
-                    # The targets under way come first; `end` raises the error.
-                    self._error = error
+        for first, last in [(start, None), (None, start)] if start else [(None, None)]:
+            for watch in entries_of(partial(self._watch_list.page, last=last), first):
+                if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
+                    logger.warning("The sweep lost the lease of the watch list, and ends.")
                     return
-                for watch in page.entries:
-                    if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
-                        logger.warning("The sweep lost the lease of the watch list, and ends.")
-                        return
-                    seen += 1
-                    self._order.append(watch)
-                    self._under_way[watch.target] = watch
-                    yield watch.target
-                after = page.next_key
-                if after is None:
-                    break
+                seen += 1
+                self._order.append(watch)
+                self._under_way[watch.target] = watch
+                yield watch.target
         self.size = seen
 
     def watched_at(self, target: Target | Room) -> int:
@@ -87,12 +75,10 @@ class WatchPass:
         self._keep_if_due()
 
     def end(self) -> None:
-        """Store the cursor and let go of the lease; raises `StateUnavailable` if the list could not be read."""
+        """Store the cursor and let go of the lease."""
         self._ending.set()
         self._keeper.join()
         self._keep(release=True)
-        if self._error:
-            raise self._error
 
     def _keep_on(self) -> None:
         # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.

@@ -21,7 +21,7 @@ from stream_state.domain.observations import Observations, Presence, QueryResult
 from stream_state.domain.states import State
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
-from stream_state.services import asking, callbacks, delivery, lookup, recording, rooms, sweep, watch_pass
+from stream_state.services import asking, callbacks, delivery, lookup, recording, rooms, sweep
 from stream_state.services.recording import Recorder
 from tests.integration.truth_model import KEY, START_MS, Said
 from tests.unit.memory import APP_ID, TABLE
@@ -75,14 +75,12 @@ class Remembered:
 @contextlib.contextmanager
 def on_one_thread() -> Iterator[None]:
     """The services take one step after another, without threads, logs and metrics."""
-    idle = SimpleNamespace(start=lambda: None, join=lambda: None)
     logging.disable(logging.CRITICAL)
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):
         stack.callback(logging.disable, logging.NOTSET)
         for module in (asking, callbacks, recording, delivery, rooms):
             stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch.object(merging, "state_of", Remembered(vars(merging)["state_of"])))
-        stack.enter_context(patch.object(watch_pass, "Thread", lambda **_: idle))
         yield
 
 

@@ -49,8 +49,6 @@ class Report:
             if self.is_given:
                 self.add_problem(outcome.target, outcome.merge)
         elif self.emits_all or outcome.merge.after.is_undelivered:
-            # A user who was served twice, alone and with the room: the newer message says all that is undelivered.
-            self._outbox = [other for other in self._outbox if other.target != outcome.target]
             self._add(message_of(outcome.merge.after, outcome.answer))
         else:
             self._unchanged += 1

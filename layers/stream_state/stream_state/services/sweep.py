@@ -113,6 +113,7 @@ class Sweep:
             for came in self._outcomes(watch_pass.targets, calls_deadline):
                 if came is None:
                     report.flush_if_old()
+                    watch_pass.keep()
                 elif isinstance(came, Room):
                     if came not in unasked:
                         turns += 1

@@ -4,7 +4,6 @@ import secrets
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from threading import Event, Lock, Thread
 
 from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
@@ -27,20 +26,15 @@ class WatchPass:
         self._cursor: str | None = None
         self._kept_at = clock.monotonic()
         self._done_since_kept = 0
-        self._lock = Lock()
-        self._keeper = Thread(target=self._keep_on, daemon=True)
-        self._ending = Event()
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target | Room, Watch] = {}
         # The number of targets of the pass, once the last of them has come; None before.
         self.size: int | None = None
 
     def begin(self) -> bool:
-        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
+        """Take the lease, and with it the cursor; False if another sweep holds it."""
         self._kept_at = self._clock.monotonic()
         taken, self._cursor = self._watch_list.take_lease(self._token)
-        if taken:
-            self._keeper.start()
         return taken
 
     def targets(self) -> Iterator[Target | Room]:
@@ -72,23 +66,16 @@ class WatchPass:
         self._done_since_kept += 1
         while self._order and self._order[0].target not in self._under_way:
             self._cursor = self._order.popleft().key
-        self._keep_if_due()
+        self.keep()
+
+    def keep(self) -> None:
+        """Renew the lease and store the cursor, if it is time; a hold of the limit can keep every call waiting."""
+        if self._done_since_kept >= PAGE_ITEMS or self._clock.monotonic() - self._kept_at >= KEEP_SECONDS:
+            self._keep()
 
     def end(self) -> None:
         """Store the cursor and let go of the lease."""
-        self._ending.set()
-        self._keeper.join()
         self._keep(release=True)
-
-    def _keep_on(self) -> None:
-        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
-        while not self._ending.wait(KEEP_SECONDS / 2):
-            self._keep_if_due()
-
-    def _keep_if_due(self) -> None:
-        with self._lock:
-            if self._done_since_kept >= PAGE_ITEMS or self._clock.monotonic() - self._kept_at >= KEEP_SECONDS:
-                self._keep()
 
     def _keep(self, *, release: bool = False) -> None:
         now = self._clock.monotonic()

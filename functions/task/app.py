@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
-from stream_state.domain.outcomes import item
+from stream_state.domain.documents import item
 from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Target
 from stream_state.errors import StreamStateError

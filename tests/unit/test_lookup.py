@@ -14,9 +14,8 @@ import pytest
 from stream_state import errors
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS
 from stream_state.adapters.volcengine import VolcengineClient
-from stream_state.domain.documents import Answer
+from stream_state.domain.documents import Answer, Outcome
 from stream_state.domain.observations import QueryResult
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import WaitCondition

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from stream_state import errors
+from stream_state.domain.documents import Outcome
 from stream_state.domain.observations import Presence, offline, online
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Room, Target
 from tests.unit.memory import APP_ID, World, media, metrics, targets

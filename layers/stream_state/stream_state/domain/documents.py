@@ -1,10 +1,10 @@
-"""The answer object, and the messages of the results queue."""
+"""The answer object, the messages of the results queue, and outcomes: what came of asking for one target."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from stream_state.domain.merging import StateRecord
+from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.states import State
 from stream_state.domain.targets import PRESENT, Medium, Room, Target
 from stream_state.errors import StreamStateError
@@ -12,6 +12,7 @@ from stream_state.errors import StreamStateError
 MESSAGE_VERSION = "1"
 
 type Source = Literal["query", "callback", "table"]
+type Result = dict[str, Any] | StreamStateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,37 @@ class ProblemMessage:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer for the caller, and the merge of the state record for the delivery, or the errors instead.
+
+    `is_asked` is False if no call was made: the target's turn is still to come. `room` is the whole room that was asked
+    about, if the target is one of its users. The target of an outcome with errors can be a room.
+    """
+
+    target: Target | Room
+    answer: Answer | StreamStateError
+    merge: Merge | StreamStateError
+    is_asked: bool = True
+    room: Room | None = None
+
+    @property
+    def error(self) -> StreamStateError | None:
+        """The error in place of an answer."""
+        return self.answer if isinstance(self.answer, StreamStateError) else None
+
+    def result(self) -> Result:
+        """The answer object, or the error."""
+        return self.answer.document() if isinstance(self.answer, Answer) else self.answer
+
+
 def iso_time(at_ms: int | None) -> str | None:
     """UTC with milliseconds, such as 2026-11-23T03:04:05.678Z."""
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def item(target: Target | Room, result: Result) -> dict[str, Any]:
+    """A result among several: an error becomes a problem that names its target."""
+    return result.problem(**target.as_dict()) if isinstance(result, StreamStateError) else result

@@ -8,7 +8,7 @@ from stream_state.adapters.vendor_errors import concerns_every_target
 from stream_state.adapters.vendor_http import MAX_CONCURRENCY
 from stream_state.adapters.volcengine import MIN_CALL_SECONDS
 from stream_state.clock import Clock
-from stream_state.domain.outcomes import Outcome
+from stream_state.domain.documents import Outcome
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import QuotaExceeded, StreamStateError, TargetNotFound
 from stream_state.observability import log_error

@@ -7,9 +7,8 @@ from typing import Self
 
 from stream_state.adapters.queues import ResultsQueue, RetryQueue
 from stream_state.adapters.state_store import StateStore
-from stream_state.domain.documents import Answer, Message, ProblemMessage
+from stream_state.domain.documents import Answer, Message, Outcome, ProblemMessage, Result
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.outcomes import Outcome, Result
 from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
 from stream_state.observability import log_error, record
 from stream_state.settings import Settings
@@ -54,13 +53,12 @@ class Delivery:
             for outcome in outcomes
             if isinstance(outcome.answer, Answer) and isinstance(outcome.merge, Merge)
         }
-        documents = {target: message.document() for target, message in messages.items()}
         sent = dict(zip(messages, self.send(list(messages.values()), deadline), strict=True))
 
         def result(outcome: Outcome) -> Result:
             message_id = sent.get(outcome.target)
             if isinstance(message_id, str):
-                return {**documents[outcome.target], "message_id": message_id}
+                return {**messages[outcome.target].document(), "message_id": message_id}
             errors = (message_id, outcome.answer, outcome.merge)
             return next(error for error in errors if isinstance(error, StreamStateError))
 

@@ -11,10 +11,9 @@ from stream_state.adapters.rate_limiter import Function
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.clock import CLOCK
-from stream_state.domain.documents import Answer, Source
+from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.states import state_of
 from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import QuotaExceeded, RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound

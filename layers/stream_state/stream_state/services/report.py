@@ -5,8 +5,7 @@ from typing import Any
 
 from stream_state.adapters.queues import MAX_BATCH_ENTRIES
 from stream_state.clock import Clock
-from stream_state.domain.documents import Message, ProblemMessage
-from stream_state.domain.outcomes import Outcome
+from stream_state.domain.documents import Message, Outcome, ProblemMessage
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, StreamStateError
 from stream_state.observability import log_error

@@ -10,9 +10,9 @@ from itertools import batched
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import entries_of
 from stream_state.adapters.volcengine import MAX_USERS, VolcengineClient
+from stream_state.domain.documents import Outcome
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import Observations, Presence
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.parsing import invalid
 from stream_state.domain.targets import PRESENT, Room, Target
 from stream_state.errors import QuotaExceeded, StateUnavailable, StreamStateError

@@ -7,8 +7,8 @@ from typing import Any, Self
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import MAX_BATCH_KEYS, Table
 from stream_state.adapters.watch_list import WatchList
+from stream_state.domain.documents import Outcome
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import DeliveryFailed, RtcActionRetired, StateUnavailable, StreamStateError

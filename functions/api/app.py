@@ -76,7 +76,7 @@ def list_room_states(request: Request) -> Response:
     last = [item(room, results[room])] if room in results else []
     page = store.room(room.app_id, room.room_id, after, to_merge=is_refreshed)
     answers = [
-        item(record.target, results.get(record.target) or Answer(record.target, record.state).document())
+        item(record.target, results.get(record.target) or Answer(record).document())
         for record in page.entries
         if record.observations and ("present" in query or record.state.present.value is not False)
     ]

@@ -25,7 +25,7 @@ settings = Settings.from_environment(os.environ)
 store = StateStore.from_settings(settings, Table.from_settings(settings))
 lookup = Lookup.from_settings(settings, store, "task")
 waits = Waits(lookup)
-delivery = Delivery.from_settings(settings, store)
+delivery = Delivery.from_settings(settings, lookup.recorder)
 
 
 @entry_point

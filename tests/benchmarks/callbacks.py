@@ -75,8 +75,7 @@ def measure(table: Table, count: int, users: int) -> Outcome:
     store = StateStore(table)
     callbacks = Callbacks(
         CachedSecret(secrets, "key", parse_callback_keys, 3600),
-        Recorder(store, None, delivers=True),
-        Delivery(queue, store),
+        Delivery(queue, Recorder(store, None, delivers=True)),
         WatchList(table),
         [APP_ID],
     )

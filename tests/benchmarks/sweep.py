@@ -175,8 +175,8 @@ def peak_memory(targets: int, found: Any) -> None:
     vendor: Any = Vendor()
     keeper = Table(client, TABLE)
     store = StateStore(keeper)
-    lookup = Lookup(vendor, store, Recorder(store, None, delivers=True))
-    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), store), WatchList(keeper))
+    lookup = Lookup(vendor, Recorder(store, None, delivers=True))
+    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), lookup.recorder), WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():
         summary = sweep.run(SweepRequest(None, emits_all=False), time.monotonic() + 600, time.monotonic() + 600)

@@ -100,9 +100,9 @@ def measure(table: Table, count: int) -> dict[str, float]:
     store = StateStore(table)
     recorder = Recorder(store, None, delivers=True)
     secret = CachedSecret(secrets, "key", parse_callback_keys, 3600)
-    delivery = Delivery(queue, store)
-    callbacks = Callbacks(secret, recorder, delivery, WatchList(table), [APP_ID])
-    waits = Waits(Lookup(rtc, store, recorder))
+    delivery = Delivery(queue, recorder)
+    callbacks = Callbacks(secret, delivery, WatchList(table), [APP_ID])
+    waits = Waits(Lookup(rtc, recorder))
 
     def event(user: str) -> Callable[[], object]:
         body = signed(VIDEO, CLOCK.now_ms(), user_id=user)

@@ -72,10 +72,10 @@ class Stack:
     def lookup(self, store: StateStore, *, delivers: bool = True) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
         rtc = VolcengineClient(self.settings, keys, lambda _: FreeLimiter())
-        return Lookup(rtc, store, Recorder.from_settings(self.settings, store, delivers=delivers))
+        return Lookup(rtc, Recorder.from_settings(self.settings, store, delivers=delivers))
 
     def delivery(self, store: StateStore) -> Delivery:
-        return Delivery.from_settings(self.settings, store)
+        return Delivery.from_settings(self.settings, Recorder.from_settings(self.settings, store, delivers=True))
 
     def sweep(self) -> Sweep:
         store = self.store()

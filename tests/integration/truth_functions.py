@@ -98,11 +98,11 @@ class Instance:
         table = Table(here, TABLE, clock)
         store, api_store = (StateStore(table, world.skew_ms, None if query == "off" else 6_000) for _ in range(2))
         recorder, watches = Recorder(store, here, delivers=True), WatchList(table)
-        sender, self.watch = delivery.Delivery(here, store, here), watches.add
-        self.callbacks = callbacks.Callbacks(keys, recorder, sender, watches, [APP_ID], auto_watch=True)
-        self.lookup = lookup.Lookup(here, store, recorder, query)
+        sender, self.watch = delivery.Delivery(here, recorder), watches.add
+        self.callbacks = callbacks.Callbacks(keys, sender, watches, [APP_ID], auto_watch=True)
+        self.lookup = lookup.Lookup(here, recorder, query)
         self.sweep = sweep.Sweep(self.lookup, sender, watches)
-        self.api = lookup.Lookup(here, api_store, Recorder(api_store, here, delivers=False), query)
+        self.api = lookup.Lookup(here, Recorder(api_store, here, delivers=False), query)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         """A request to the table, as boto3 names it."""

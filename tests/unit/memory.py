@@ -455,9 +455,9 @@ class World:
         self.workflows = workflows or MemoryWorkflows()
         self.wait_list = WaitList(self.table)
         self.recorder = Recorder(self.store, self.retry_queue, delivers=True, workflows=stands_in(self.workflows))
-        self.lookup = Lookup(self.rtc, self.store, self.recorder, query)
+        self.lookup = Lookup(self.rtc, self.recorder, query)
         self.waits = Waits(self.lookup)
-        self.delivery = Delivery(self.queue, self.store, self.retry_queue)
+        self.delivery = Delivery(self.queue, self.recorder)
         self.sweep = Sweep(self.lookup, self.delivery, self.watch_list)
 
     @property

@@ -64,7 +64,7 @@ class Endpoint:
         client: Any = self.sqs
         retry_queue = RetryQueue(client, RETRY, DEAD)
         world.recorder = Recorder(world.store, retry_queue, delivers=True)
-        world.delivery = Delivery(world.queue, world.store, retry_queue)
+        world.delivery = Delivery(world.queue, world.recorder)
         self.receiver = Receiver(world)
         self.module = world.function("callback", monkeypatch)
         monkeypatch.setattr(self.module, "callbacks", self.receiver.callbacks)

@@ -152,7 +152,7 @@ def test_a_room_whose_call_fails_has_one_problem_and_stays_as_it_was(room: World
 
 
 def test_a_room_with_more_users_than_can_be_asked_about_in_time_is_refused(room: World, clock: Any) -> None:
-    room.lookup = type(room.lookup)(room.rtc, room.store, room.recorder, max_wait_seconds=3, qps=50)
+    room.lookup = type(room.lookup)(room.rtc, room.recorder, max_wait_seconds=3, qps=50)
     room.rtc.rooms[HALL] = {f"user-{number}" for number in range(501)}
 
     assert shown(some(room, HALL, ROOM, seconds=10)).keys() == {"hall-1", "guest", "new", "teacher"}

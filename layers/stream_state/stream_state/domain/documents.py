@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.states import State
 from stream_state.domain.targets import PRESENT, Medium, Room, Target
 from stream_state.errors import StreamStateError
 
@@ -17,38 +16,10 @@ type Result = dict[str, Any] | StreamStateError
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of a target, and where it came from."""
-
-    target: Target
-    state: State
-    source: Source = "table"
-    rtc_request_id: str | None = None
-
-    def document(self) -> dict[str, Any]:
-        """The answer object, ready for JSON."""
-        media = self.state.media
-        return {
-            "type": "stream_state",
-            **self.target.as_dict(),
-            "publishing": self.state.publishing,
-            "present": self.state.present.value,
-            "media": {medium.value: media[medium].value for medium in Medium},
-            "media_observed_at": {
-                medium.value: iso_time(media[medium].at_ms) if media[medium].value is not None else None
-                for medium in Medium
-            },
-            "observed_at": iso_time(self.state.observed_at_ms),
-            "source": self.source,
-            "rtc_request_id": self.rtc_request_id,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message about a state record, after an answer of the source."""
+    """The state in a record, which need not be stored, and where it came from."""
 
     record: StateRecord
-    source: Source
+    source: Source = "table"
     rtc_request_id: str | None = None
 
     @property
@@ -57,17 +28,33 @@ class Message:
         return self.record.target
 
     def document(self) -> dict[str, Any]:
-        """The answer object, and how it differs from the message before."""
+        """The answer object, ready for JSON."""
+        state, media = self.record.state, self.record.state.media
+        return {
+            "type": "stream_state",
+            **self.target.as_dict(),
+            "publishing": state.publishing,
+            "present": state.present.value,
+            "media": {medium.value: media[medium].value for medium in Medium},
+            "media_observed_at": {
+                medium.value: iso_time(media[medium].at_ms) if media[medium].value is not None else None
+                for medium in Medium
+            },
+            "observed_at": iso_time(state.observed_at_ms),
+            "source": self.source,
+            "rtc_request_id": self.rtc_request_id,
+        }
+
+    def message(self) -> dict[str, Any]:
+        """The answer object, and how it differs from the last message about the record."""
         record = self.record
         values, last = record.state.values, record.delivered or dict.fromkeys([*Medium, PRESENT])
         # A repeated state has an id of its own; a repeated delivery of a change has the id of the first one.
-        identity: list[object] = [record.sequence]
-        if not record.is_undelivered:
-            identity.append(record.state.observed_at_ms)
+        time = () if record.is_undelivered else (record.state.observed_at_ms,)
         return {
-            **Answer(record.target, record.state, self.source, self.rtc_request_id).document(),
+            **self.document(),
             "version": MESSAGE_VERSION,
-            "id": record.target.digest(*identity),
+            "id": record.target.digest(record.sequence, *time),
             "sequence": record.sequence,
             "changed": [name for name, value in values.items() if value != last[name]],
             "previous": {medium.value: last[medium] for medium in Medium} if record.delivered else None,
@@ -75,14 +62,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class ProblemMessage:
-    """A message that says why a target that was asked for by name has no state."""
+class Problem:
+    """Why a target that was asked for by name has no state."""
 
     target: Target | Room
     error: StreamStateError
     at_ms: int
 
-    def document(self) -> dict[str, Any]:
+    def message(self) -> dict[str, Any]:
         """The problem, with its target."""
         return {
             "type": "stream_state_problem",
@@ -122,6 +109,11 @@ def iso_time(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def observed(answer: Answer | StreamStateError, merge: Merge) -> Answer:
+    """The answer, which may be that the vendor does not know the target, about the record with it."""
+    return answer if isinstance(answer, Answer) else Answer(merge.after, "query", answer.rtc_request_id)
 
 
 def item(target: Target | Room, result: Result) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from stream_state.adapters.queues import MAX_BATCH_ENTRIES, MAX_RECHECKS, RetryQ
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS, StateStore
 from stream_state.adapters.table import Table, entries_of
 from stream_state.adapters.watch_list import WatchList
-from stream_state.clock import Clock
 from stream_state.domain.callback_events import FIELDS, CallbackEvent, has_observation, is_signed
-from stream_state.domain.documents import Message
+from stream_state.domain.documents import Answer, observed
 from stream_state.domain.merging import Merge
 from stream_state.domain.parsing import JsonError, parse_json
 from stream_state.domain.targets import PRESENT, Room, Target
@@ -26,7 +25,7 @@ from stream_state.errors import (
     InvalidRequest,
 )
 from stream_state.observability import log_error, logger, record
-from stream_state.services.delivery import Delivery, message_of
+from stream_state.services.delivery import Delivery
 from stream_state.services.recording import Recorder
 from stream_state.settings import Settings
 
@@ -44,7 +43,6 @@ class Callbacks:
     """Receives callback events and carries out rechecks, one at a time; safe to share among threads."""
 
     keys: CachedSecret[tuple[str, ...]]
-    recorder: Recorder
     delivery: Delivery
     watch_list: WatchList
     app_ids: Sequence[str]
@@ -58,18 +56,14 @@ class Callbacks:
         table = Table.from_settings(settings, read_timeout_seconds=0.5)
         store = StateStore.from_settings(settings, table)
         recorder = Recorder.from_settings(settings, store, delivers=True)
-        delivery = Delivery.from_settings(settings, store, timeout_seconds=1)
+        delivery = Delivery.from_settings(settings, recorder, timeout_seconds=1)
         app_ids, auto_watch = settings.rtc_app_ids, settings.auto_watch
-        return cls(callback_keys(settings), recorder, delivery, WatchList(table), app_ids, auto_watch)
+        return cls(callback_keys(settings), delivery, WatchList(table), app_ids, auto_watch)
 
     @property
     def store(self) -> StateStore:
         """The state records."""
-        return self.recorder.store
-
-    @property
-    def _clock(self) -> Clock:
-        return self.store.table.clock
+        return self.delivery.recorder.store
 
     def verified(self, text: str, received_at_ms: int) -> CallbackEvent | None:
         """The event in a text whose signature fits; None for an event without an observation.
@@ -93,7 +87,7 @@ class Callbacks:
         if not is_of_interest:
             return None
         try:
-            return CallbackEvent.parse(fields, received_at_ms, self._clock.now_ms())
+            return CallbackEvent.parse(fields, received_at_ms, self.store.table.clock.now_ms())
         except InvalidRequest as error:
             raise _refused(f"{error.detail.rstrip('.')}") from None
 
@@ -109,7 +103,7 @@ class Callbacks:
         if not event.has_plausible_time:
             record("CallbackEventsIgnored", reason="implausible_time")
         # The table may have forgotten what was newer than so old an event, even if the event waited in the queue.
-        if event.mark.at_ms <= self._clock.now_ms() - STATE_LIFE_SECONDS * 1000:
+        if event.mark.at_ms <= self.store.table.clock.now_ms() - STATE_LIFE_SECONDS * 1000:
             record("CallbackEventsIgnored", reason="too_old")
             return True
         if isinstance(event.target, Target):
@@ -126,7 +120,7 @@ class Callbacks:
         if isinstance(outcome.merge, Merge):
             after = outcome.merge.after
             if after.is_undelivered:
-                for sent in self.delivery.send([message_of(after, outcome.answer)], deadline):
+                for sent in self.delivery.send([observed(outcome.answer, outcome.merge)], deadline):
                     _raise_failure(sent)
             if self.auto_watch and after.state.values[PRESENT]:
                 # A leave in doubt has shortened the watch of a user who is there.
@@ -150,14 +144,14 @@ class Callbacks:
         )
         for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):
             # The first users are done in any case, so that tries that begin late get on too.
-            if index and self._clock.monotonic() > deadline:
+            if index and self.store.table.clock.monotonic() > deadline:
                 return False
             self._merge(targets, event, deadline)
         return True
 
     def _merge(self, targets: Sequence[Target], event: CallbackEvent, deadline: float) -> None:
         """Merge an event into the records of its users, watch, deliver the changes, and only then shorten watches."""
-        observe = partial(self.recorder.observe, observations=event.observations, source="callback")
+        observe = partial(self.delivery.recorder.observe, observations=event.observations, source="callback")
         with ThreadPoolExecutor(len(targets)) as pool:
             records = [merge.after for merge in pool.map(observe, targets)]
         # The record decides: a join may arrive after the leave that followed it.
@@ -165,7 +159,7 @@ class Callbacks:
             if self.auto_watch and event.is_arrival and after.state.present.value is not False:
                 self.watch_list.joined(after.target, event.mark.at_ms)
         changed = [after for after in records if after.is_undelivered]
-        sent = self.delivery.send([Message(after, "callback") for after in changed], deadline)
+        sent = self.delivery.send([Answer(after, "callback") for after in changed], deadline)
         outcomes = dict(zip((after.target for after in changed), sent, strict=True))
         for after in records:
             is_delivered = not isinstance(outcomes.get(after.target), DeliveryFailed)
@@ -179,10 +173,10 @@ class Callbacks:
             keys = self.keys.keys()
             if is_signed(fields, keys):
                 return True
-            if self._clock.monotonic() - self._keys_read_at < KEYS_REREAD_SECONDS:
+            if self.store.table.clock.monotonic() - self._keys_read_at < KEYS_REREAD_SECONDS:
                 return False
-            self._keys_read_at = self._clock.monotonic()
-            return is_signed(fields, self.keys.keys_after_rejection(keys, self._clock.monotonic()))
+            self._keys_read_at = self.store.table.clock.monotonic()
+            return is_signed(fields, self.keys.keys_after_rejection(keys, self.store.table.clock.monotonic()))
         except (CredentialsInvalid, CredentialsUnavailable) as error:
             # An event that nobody can verify is not kept: the vendor sends it again.
             raise CredentialsUnavailable(error.detail) from None

@@ -10,11 +10,10 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from stream_state.adapters.rate_limiter import Function
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.volcengine import VolcengineClient
-from stream_state.clock import CLOCK
+from stream_state.clock import CLOCK, Clock
 from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
-from stream_state.domain.states import state_of
 from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import QuotaExceeded, RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
 from stream_state.observability import log_error, logger, record
@@ -33,7 +32,6 @@ class Lookup:
     """
 
     rtc: VolcengineClient
-    store: StateStore
     recorder: Recorder
     query: str = "on"
     max_wait_seconds: float = math.inf
@@ -47,7 +45,17 @@ class Lookup:
         recorder = Recorder.from_settings(settings, store, delivers=not is_asked)
         max_wait_seconds = settings.rtc_max_wait_seconds if is_asked else math.inf
         rtc = VolcengineClient.from_settings(settings, function)
-        return cls(rtc, store, recorder, settings.rtc_query, max_wait_seconds, settings.rtc_qps)
+        return cls(rtc, recorder, settings.rtc_query, max_wait_seconds, settings.rtc_qps)
+
+    @property
+    def store(self) -> StateStore:
+        """The state records."""
+        return self.recorder.store
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the table."""
+        return self.store.table.clock
 
     def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> Answer:
         """The state of a target: a record of at most that age, or else asked for.
@@ -89,8 +97,8 @@ class Lookup:
             if not isinstance(outcome.answer, RtcActionRetired):
                 return outcome
             withdrawn()
-        steps = Rooms(self.rtc, self.store).steps([target], deadline, "presence", self.max_wait_seconds)
-        step = next(step for step in steps if isinstance(step, Member | Outcome))
+        rooms = Rooms(self.rtc, self.store, deadline, "presence", self.max_wait_seconds)
+        step = next(step for step in rooms.steps([target]) if isinstance(step, Member | Outcome))
         return self._by_presence(replace(step, is_recheck=True)) if isinstance(step, Member) else step
 
     def each(
@@ -106,9 +114,8 @@ class Lookup:
         `query`: in place of that of the settings, as when the action is withdrawn. See `ask_all`.
         """
         query = query or self.query
-        now = self.store.table.clock.monotonic()
         is_bounded = query == "on" and self.max_wait_seconds < math.inf
-        most = (deadline - now) * self.qps if is_bounded else math.inf
+        most = (deadline - self.clock.monotonic()) * self.qps if is_bounded else math.inf
         users = sum(isinstance(target, Target) for target in targets) if isinstance(targets, Sequence) else 0
 
         def ask(member: Member, before_call: Callable[[], None], count: int) -> Outcome:
@@ -117,8 +124,8 @@ class Lookup:
                 return self._by_presence(member)
             return self.ask(member, deadline, self._wait_seconds(max(users, count)), before_call)
 
-        steps = Rooms(self.rtc, self.store).steps(targets, deadline, query, self.max_wait_seconds, most)
-        yield from ask_all(ask, steps, deadline, self.store.table.clock)
+        rooms = Rooms(self.rtc, self.store, deadline, query, self.max_wait_seconds, most)
+        yield from ask_all(ask, rooms.steps(targets), deadline, self.clock)
 
     def from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
         """The record of each target without asking; `missing` where there is none. Raises `StateUnavailable`."""
@@ -146,7 +153,7 @@ class Lookup:
         try:
             result = self.rtc.stream_state(target, deadline, max_wait_seconds=wait_seconds, before_call=before_call)
         except TargetNotFound as error:
-            absent = not_found(error.observed_at_ms or self.store.table.clock.now_ms())
+            absent = not_found(error.observed_at_ms or self.clock.now_ms())
             return replace(self._recorded(member, {**said, **absent}, error.rtc_request_id), answer=error)
         except StreamStateError as error:
             if said:
@@ -184,13 +191,12 @@ class Lookup:
         except StateUnavailable as error:
             log_error(error, member.target)
             merge = error
-        state = merge.after.state if isinstance(merge, Merge) else state_of(observations)
-        answer = Answer(member.target, state, source, rtc_request_id if source == "query" else None)
-        return Outcome(member.target, answer, merge)
+        found = merge.after if isinstance(merge, Merge) else StateRecord(member.target, observations)
+        return Outcome(member.target, Answer(found, source, rtc_request_id if source == "query" else None), merge)
 
     def _is_fresh(self, found: StateRecord, max_age_seconds: int) -> bool:
         """Whether all four media of a record are known as of so long ago or later; 0: nothing is."""
-        oldest_ms = self.store.table.clock.now_ms() - max_age_seconds * 1000
+        oldest_ms = self.clock.now_ms() - max_age_seconds * 1000
         return max_age_seconds > 0 and found.state.is_whole_since(oldest_ms)
 
     def _fresh(self, targets: Sequence[Target], max_age_seconds: int) -> list[Outcome]:
@@ -221,4 +227,4 @@ def withdrawn() -> None:
 
 
 def _unasked(found: StateRecord) -> Outcome:
-    return Outcome(found.target, Answer(found.target, found.state), Merge(found, found))
+    return Outcome(found.target, Answer(found), Merge(found, found))

@@ -53,15 +53,20 @@ class Recorder:
     ) -> Merge:
         """Merge observations into the record of a target, and wake who waits; raises `StateUnavailable`."""
         merge = self.store.observe(target, observations, before, delivers=self.delivers, is_recheck=is_recheck)
-        if merge.asks_recheck and self.retry_queue:
-            try:
-                self.retry_queue.recheck(target)
-            except DeliveryFailed as error:
-                # The record is on the list with its recheck, which is sent again when the list is drained.
-                log_error(error, target)
+        if merge.asks_recheck:
+            self.recheck(target)
         if not merge.after.has_waits:
             return merge
-        return replace(merge, after=self._wake(merge.after, Answer(target, merge.after.state, source, rtc_request_id)))
+        return replace(merge, after=self._wake(Answer(merge.after, source, rtc_request_id)))
+
+    def recheck(self, target: Target) -> None:
+        """Ask for a recheck, if the stack has a retry queue."""
+        try:
+            if self.retry_queue:
+                self.retry_queue.recheck(target)
+        except DeliveryFailed as error:
+            # The record is on the list with its recheck, which is sent again when the list is drained.
+            log_error(error, target)
 
     def answer(self, wait: Wait, answer: Answer) -> bool:
         """Answer one wait, and remove it; False if Step Functions failed. Raises `StateUnavailable`."""
@@ -70,16 +75,16 @@ class Recorder:
             self.wait_list.remove(answer.target, wait)
         return is_answered
 
-    def _wake(self, record: StateRecord, answer: Answer) -> StateRecord:
-        """Answer the waits whose condition a record fulfils; the record, without its mark if no wait is left.
+    def _wake(self, answer: Answer) -> StateRecord:
+        """Answer the waits whose condition is fulfilled; the record, without its mark if no wait is left.
 
         The next round of a wait repeats what failed here.
         """
-        clock = self.store.table.clock
+        record, clock = answer.record, self.store.table.clock
         deadline = clock.monotonic() + WAKING_SECONDS
 
         def wake(wait: Wait) -> bool:
-            return wait.is_over(answer.state) and clock.monotonic() < deadline and self.answer(wait, answer)
+            return wait.is_over(record.state) and clock.monotonic() < deadline and self.answer(wait, answer)
 
         try:
             with ThreadPoolExecutor(WAKING_THREADS) as pool:

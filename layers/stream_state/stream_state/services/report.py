@@ -5,11 +5,11 @@ from typing import Any
 
 from stream_state.adapters.queues import MAX_BATCH_ENTRIES
 from stream_state.clock import Clock
-from stream_state.domain.documents import Message, Outcome, ProblemMessage
+from stream_state.domain.documents import Answer, Outcome, Problem, observed
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, StreamStateError
 from stream_state.observability import log_error
-from stream_state.services.delivery import Delivery, message_of
+from stream_state.services.delivery import Delivery
 
 MAX_FAILURES_SHOWN = 20
 # How long a message may wait for others to fill its batch.
@@ -31,7 +31,7 @@ class Report:
     _unchanged: int = 0
     _failed: int = 0
     _failures: list[dict[str, Any]] = field(default_factory=list)
-    _outbox: list[Message | ProblemMessage] = field(default_factory=list)
+    _outbox: list[Answer | Problem] = field(default_factory=list)
     # When the first of the waiting messages came, and the last outcome.
     _oldest: float = 0
     _last: float = 0
@@ -48,14 +48,14 @@ class Report:
             if self.is_given:
                 self.add_problem(outcome.target, outcome.merge)
         elif self.emits_all or outcome.merge.after.is_undelivered:
-            self._add(message_of(outcome.merge.after, outcome.answer))
+            self._add(observed(outcome.answer, outcome.merge))
         else:
             self._unchanged += 1
         self.flush_if_old()
 
     def add_problem(self, target: Target | Room, error: StreamStateError) -> None:
         """Send why a target has no state."""
-        self._add(ProblemMessage(target, error, self.clock.now_ms()))
+        self._add(Problem(target, error, self.clock.now_ms()))
 
     def flush_if_old(self) -> None:
         """Send the waiting messages if the first of them has waited long enough."""
@@ -66,7 +66,7 @@ class Report:
         """Send all waiting messages."""
         outcomes = self.delivery.send(self._outbox, self.deadline)
         for message, outcome in zip(self._outbox, outcomes, strict=True):
-            is_state = isinstance(message, Message)
+            is_state = isinstance(message, Answer)
             if isinstance(outcome, DeliveryFailed):
                 self.unsent += 1
                 if is_state:
@@ -89,7 +89,7 @@ class Report:
             "calls_per_second": round(self.asked / seconds, 1) if seconds > 0 else 0.0,
         }
 
-    def _add(self, message: Message | ProblemMessage) -> None:
+    def _add(self, message: Answer | Problem) -> None:
         if not self._outbox:
             self._oldest = self.clock.monotonic()
         self._outbox.append(message)

@@ -62,59 +62,59 @@ type Step = Member | Outcome | Room | None
 type _Said = Presence | StreamStateError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rooms:
-    """Asks who is in rooms; safe to share among threads."""
+    """Asks who is in rooms, by the `query` of the settings.
+
+    With `presence` a presence call is made for users too, one for those of a room that follow one another, and with
+    `off` none at all. A room is refused that has more than `most` users.
+    """
 
     rtc: VolcengineClient
     store: StateStore
+    deadline: float
+    query: str
+    wait_seconds: float
+    most: float = math.inf
 
-    def steps(
-        self, targets: Iterable[Target | Room], deadline: float, query: str, wait_seconds: float, most: float = math.inf
-    ) -> Iterator[Step]:
+    def steps(self, targets: Iterable[Target | Room]) -> Iterator[Step]:
         """The users in the targets; after all users of a room the room; an outcome where a call failed; None to wait.
 
-        By the `query` of the settings: with `presence` a presence call is made for users too, one for those of a room
-        that follow one another, and with `off` none at all. A room is refused that has more than `most` users. Users
-        who follow their room are served by its call.
+        Users who follow their room are served by its call.
         """
 
         def asked(pool: ThreadPoolExecutor) -> Iterator[Future[tuple[_Group, _Said]]]:
-            for group in _groups(targets, by_presence=query == "presence"):
-                if group.room and query != "off":
-                    yield pool.submit(self._ask, group, group.room, deadline, wait_seconds)
-                else:
-                    yield settled((group, _NOTHING))
+            for group in _groups(targets, by_presence=self.query == "presence"):
+                is_called = group.room and self.query != "off"
+                yield pool.submit(self._ask, group) if is_called else settled((group, _NOTHING))
 
         pool = ThreadPoolExecutor(ROOMS_AT_ONCE)
         try:
             for answered in in_order(asked(pool), ROOMS_AT_ONCE):
-                if answered:
-                    yield from self._members(*answered, most, query)
-                else:
-                    yield None
+                yield from self._members(*answered) if answered else [None]
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _ask(self, group: _Group, room: Room, deadline: float, wait_seconds: float) -> tuple[_Group, _Said]:
+    def _ask(self, group: _Group) -> tuple[_Group, _Said]:
+        room, user_ids = group.room or group.users[0].room, [target.user_id for target in group.users]
+        wait: dict[str, float] = {"max_wait_seconds": self.wait_seconds}
         try:
-            if group.is_whole or len(group.users) > MAX_USERS:
-                return group, self.rtc.online_users(room, deadline, max_wait_seconds=wait_seconds)
-            user_ids = [target.user_id for target in group.users]
-            return group, self.rtc.users_property(room, user_ids, deadline, max_wait_seconds=wait_seconds)
+            if group.is_whole or len(user_ids) > MAX_USERS:
+                return group, self.rtc.online_users(room, self.deadline, **wait)
+            return group, self.rtc.users_property(room, user_ids, self.deadline, **wait)
         except StreamStateError as error:
             return group, error
 
-    def _members(self, group: _Group, said: _Said, most: float, query: str) -> Iterator[Step]:
+    def _members(self, group: _Group, said: _Said) -> Iterator[Step]:
         whole = group.room if group.is_whole else None
-        if whole and isinstance(said, Presence) and (count := len(said.users)) > most:
+        if whole and isinstance(said, Presence) and (count := len(said.users)) > self.most:
             why = f"names a room of {count} users, more than can be asked about in time: give it to a sweep"
             said = invalid("room_id", why)
         if isinstance(said, StreamStateError):
             failed: list[Target | Room] = [whole] if whole else []
-            failed += group.users if query == "presence" else []
+            failed += group.users if self.query == "presence" else []
             yield from (Outcome(target, said, said, not isinstance(said, QuotaExceeded)) for target in failed)
-            if query == "presence":
+            if self.query == "presence":
                 return
         presence = said if isinstance(said, Presence) else _NOTHING
         for batch in batched(group.users, READ_AHEAD, strict=False):
@@ -127,9 +127,9 @@ class Rooms:
             for target in batch:
                 yield Member(target, records.get(target), presence.of(target.user_id), presence.rtc_request_id)
         if whole and presence is said:
-            yield from self._of_room(whole, presence, {target.user_id for target in group.users}, query)
+            yield from self._of_room(whole, presence, {target.user_id for target in group.users})
 
-    def _of_room(self, room: Room, presence: Presence, done: Collection[str], query: str) -> Iterator[Step]:
+    def _of_room(self, room: Room, presence: Presence, done: Collection[str]) -> Iterator[Step]:
         """All users of a room but those who are done: those with a record, then those whom the answer names besides."""
         unknown = {user_id: said for user_id, said in presence.users.items() if user_id not in done}
         try:
@@ -139,7 +139,7 @@ class Rooms:
                 if user_id not in done and _is_of_interest(record, said := presence.of(user_id)):
                     yield Member(record.target, record, said, presence.rtc_request_id, room)
         except StateUnavailable as error:
-            if query == "off":
+            if self.query == "off":
                 yield Outcome(room, error, error)
                 return
             # As above.

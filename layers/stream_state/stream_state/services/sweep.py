@@ -35,7 +35,7 @@ class Sweep:
         table = Table.from_settings(settings)
         store = StateStore.from_settings(settings, table)
         lookup = Lookup.from_settings(settings, store, "sweep")
-        return cls(lookup, Delivery.from_settings(settings, store), WatchList(table))
+        return cls(lookup, Delivery.from_settings(settings, lookup.recorder), WatchList(table))
 
     def run(self, request: SweepRequest, calls_deadline: float, deadline: float) -> dict[str, Any]:
         """Ask until `calls_deadline`, send until `deadline` (monotonic seconds), and sum up.
@@ -43,8 +43,7 @@ class Sweep:
         Raises `StateUnavailable` if the watch list cannot be read, and `DeliveryFailed` if the queue did not accept
         all messages about given targets, so that the caller of the sweep repeats it.
         """
-        clock, is_given = self.lookup.store.table.clock, request.targets is not None
-        report = Report(self.delivery, deadline, clock, request.emits_all, is_given)
+        report = Report(self.delivery, deadline, self.lookup.clock, request.emits_all, request.targets is not None)
         try:
             if request.targets is None:
                 summary = self._watched(report, calls_deadline)

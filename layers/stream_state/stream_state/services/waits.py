@@ -4,9 +4,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from stream_state.domain.documents import Answer
-from stream_state.domain.merging import Merge
+from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import not_found
-from stream_state.domain.states import State, state_of
+from stream_state.domain.states import State
 from stream_state.domain.targets import Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.errors import RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
@@ -32,15 +32,16 @@ class Waits:
         Raises `StreamStateTimeout` past the condition's deadline, even if asking failed in a way that may pass.
         """
         outcome = self.lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
-        is_late = self.lookup.store.table.clock.now() >= condition.deadline
+        is_late = self.lookup.clock.now() >= condition.deadline
         answer = outcome.answer
         if isinstance(answer, TargetNotFound):
             merge, at_ms = outcome.merge, answer.observed_at_ms
-            state = merge.after.state if isinstance(merge, Merge) else state_of(not_found(at_ms) if at_ms else {})
-            answer = Answer(target, state, "query" if at_ms else "table", answer.rtc_request_id)
+            absent = StateRecord(target, not_found(at_ms) if at_ms else {})
+            found = merge.after if isinstance(merge, Merge) else absent
+            answer = Answer(found, "query" if at_ms else "table", answer.rtc_request_id)
         if isinstance(answer, StreamStateError):
             raise condition.timeout() if answer.retryable and is_late else answer
-        holds = condition.holds(answer.state)
+        holds = condition.holds(answer.record.state)
         if is_late and not holds:
             raise condition.timeout()
         return answer, holds
@@ -50,7 +51,7 @@ class Waits:
 
         Raises `StreamStateTimeout` past the wait's deadline, and the errors that a later round would meet too.
         """
-        lookup, clock = self.lookup, self.lookup.store.table.clock
+        lookup, clock = self.lookup, self.lookup.clock
         now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
         if now_ms >= wait.condition.deadline * 1000:
             raise wait.condition.timeout()
@@ -60,13 +61,13 @@ class Waits:
         # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
         # observer reads the mark and finds the wait.
         lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
-        state = lookup.store.set_waits(target).state
-        if wait.is_over(state):
-            lookup.recorder.answer(wait, Answer(target, state))
+        found = lookup.store.set_waits(target)
+        if wait.is_over(found.state):
+            lookup.recorder.answer(wait, Answer(found))
             return
-        if lookup.query == "on" and not _is_fresh(state, now_ms - seconds * 500):
+        if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):
             answer = self._ask(target, wait, min(deadline, clock.monotonic() + seconds))
-            if answer and wait.condition.holds(answer.state):
+            if answer and wait.condition.holds(answer.record.state):
                 return
         record("WaitsOpen")
 
@@ -77,7 +78,7 @@ class Waits:
         if isinstance(answer, RtcActionRetired):
             answer = self.lookup.from_table([target], answer)[0].answer
         if isinstance(answer, Answer):
-            if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.state):
+            if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.record.state):
                 # Nothing was recorded.
                 self.lookup.recorder.answer(wait, answer)
             return answer

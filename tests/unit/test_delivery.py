@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream_state.domain.documents import Answer, Problem
+from stream_state.domain.documents import Answer, problem_message
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import Mark
 from stream_state.domain.targets import Target
@@ -194,7 +194,7 @@ def test_only_changes_that_sqs_accepted_are_marked_and_counted(
     assert [stored(world, target).is_undelivered for target in (ONE, TWO, THREE)] == [False, True, True]
     assert metrics(capsys) == {"StatesDelivered": [1], "StateChanges": [1]}
 
-    problem, unchanged = Problem(TWO, RtcUnavailable("Network."), 0), Answer(stored(world))
+    problem, unchanged = problem_message(TWO, RtcUnavailable("Network."), 0), Answer(stored(world))
     made = len(world.dynamodb.made)
     world.queue.refuses = lambda message: False
     assert world.delivery.send([problem, unchanged], world.in_seconds(10)) == ["message-2", "message-3"]

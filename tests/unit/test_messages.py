@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_state.domain.documents import Answer, Problem, iso_time
+from stream_state.domain.documents import Answer, iso_time, problem_message
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.states import State, Value
 from stream_state.domain.targets import Medium
@@ -114,9 +114,9 @@ def test_a_change_has_one_id_and_another_change_another() -> None:
 def test_a_problem_names_its_target(conforms: Conforms) -> None:
     error = QuotaExceeded("Later.", retry_after_seconds=1)
 
-    message = Problem(TARGET, error, NOW_MS).message()
+    message = problem_message(TARGET, error, NOW_MS)
 
     conforms("message", message)
     assert message["problem"] == error.problem()
     assert (message["type"], message["room_id"], message["version"]) == ("stream_state_problem", "class-1", "1")
-    assert message["id"] != Problem(TARGET, error, NOW_MS + 1).message()["id"]
+    assert message["id"] != problem_message(TARGET, error, NOW_MS + 1)["id"]

@@ -246,5 +246,5 @@ def test_the_age_of_the_stalest_state_is_recorded(world: World, capsys: pytest.C
     world.clock.seconds += 60
     assert stalest_seconds(world, capsys) == pytest.approx(120, abs=1)
     # If the record cannot be read, the age counts from the watch.
-    world.dynamodb.effects["batch_get_item"] = iter([None, FAILS])
+    world.dynamodb.effects["batch_get_item"] = iter([FAILS])
     assert stalest_seconds(world, capsys) == pytest.approx(190, abs=1)

@@ -62,30 +62,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a target that was asked for by name has no state."""
-
-    target: Target | Room
-    error: StreamStateError
-    at_ms: int
-
-    def message(self) -> dict[str, Any]:
-        """The problem, with its target."""
-        return {
-            "type": "stream_state_problem",
-            **self.target.as_dict(),
-            "problem": self.error.problem(),
-            "version": MESSAGE_VERSION,
-            "id": self.target.digest(self.error.name, self.at_ms),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """The answer for the caller, and the merge of the state record for the delivery, or the errors instead.
 
     `is_asked` is False if no call was made: the target's turn is still to come. `room` is the whole room that was asked
-    about, if the target is one of its users. The target of an outcome with errors can be a room.
+    about, if the target is one of its users. `before` is the record if it was read before the call. The target of an
+    outcome with errors can be a room.
     """
 
     target: Target | Room
@@ -93,6 +75,7 @@ class Outcome:
     merge: Merge | StreamStateError
     is_asked: bool = True
     room: Room | None = None
+    before: StateRecord | None = None
 
     @property
     def error(self) -> StreamStateError | None:
@@ -102,6 +85,17 @@ class Outcome:
     def result(self) -> Result:
         """The answer object, or the error."""
         return self.answer.document() if isinstance(self.answer, Answer) else self.answer
+
+
+def problem_message(target: Target | Room, error: StreamStateError, at_ms: int) -> dict[str, Any]:
+    """The message that says why a target that was asked for by name has no state."""
+    return {
+        "type": "stream_state_problem",
+        **target.as_dict(),
+        "problem": error.problem(),
+        "version": MESSAGE_VERSION,
+        "id": target.digest(error.name, at_ms),
+    }
 
 
 def iso_time(at_ms: int | None) -> str | None:

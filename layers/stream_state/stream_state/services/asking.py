@@ -33,7 +33,7 @@ def ask_all(
         # The turn of a user who was kept from being asked about is still to come.
         is_asked = outcome.is_asked and outcome.answer is not halt.error
         halt.note(outcome)
-        return replace(outcome, is_asked=is_asked, room=member.room)
+        return replace(outcome, is_asked=is_asked, room=member.room, before=member.before)
 
     def turns(pool: ThreadPoolExecutor) -> Iterator[Future[Came] | None]:
         count = 0

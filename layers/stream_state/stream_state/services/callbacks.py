@@ -61,9 +61,9 @@ class Callbacks:
         return cls(callback_keys(settings), delivery, WatchList(table), app_ids, auto_watch)
 
     @property
-    def store(self) -> StateStore:
-        """The state records."""
-        return self.delivery.recorder.store
+    def recorder(self) -> Recorder:
+        """The recorder of the delivery."""
+        return self.delivery.recorder
 
     def verified(self, text: str, received_at_ms: int) -> CallbackEvent | None:
         """The event in a text whose signature fits; None for an event without an observation.
@@ -87,7 +87,7 @@ class Callbacks:
         if not is_of_interest:
             return None
         try:
-            return CallbackEvent.parse(fields, received_at_ms, self.store.table.clock.now_ms())
+            return CallbackEvent.parse(fields, received_at_ms, self.recorder.clock.now_ms())
         except InvalidRequest as error:
             raise _refused(f"{error.detail.rstrip('.')}") from None
 
@@ -103,7 +103,7 @@ class Callbacks:
         if not event.has_plausible_time:
             record("CallbackEventsIgnored", reason="implausible_time")
         # The table may have forgotten what was newer than so old an event, even if the event waited in the queue.
-        if event.mark.at_ms <= self.store.table.clock.now_ms() - STATE_LIFE_SECONDS * 1000:
+        if event.mark.at_ms <= self.recorder.clock.now_ms() - STATE_LIFE_SECONDS * 1000:
             record("CallbackEventsIgnored", reason="too_old")
             return True
         if isinstance(event.target, Target):
@@ -130,28 +130,28 @@ class Callbacks:
             if outcome.merge.retryable and tries + 1 < MAX_RECHECKS:
                 retry_queue.recheck(target, tries + 1)
             else:
-                for state_record in self.store.read([target]).values():
-                    self.store.set_recheck(state_record, 0)
+                for state_record in self.recorder.store.read([target]).values():
+                    self.recorder.store.set_recheck(state_record, 0)
         self.delivery.drain(deadline)
 
     def _room_ended(self, room: Room, event: CallbackEvent, deadline: float) -> bool:
-        self.store.end_room(room.app_id, room.room_id, event.mark)
+        self.recorder.store.end_room(room.app_id, room.room_id, event.mark)
         # The users whose records do not have the end, or have an undelivered change.
         not_yet_off = (
             state_record.target
-            for state_record in entries_of(partial(self.store.room, room.app_id, room.room_id, to_merge=True))
+            for state_record in entries_of(partial(self.recorder.store.room, room.app_id, room.room_id, to_merge=True))
             if state_record.is_undelivered or not state_record.merged(event.observations, 0).is_repeat
         )
         for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):
             # The first users are done in any case, so that tries that begin late get on too.
-            if index and self.store.table.clock.monotonic() > deadline:
+            if index and self.recorder.clock.monotonic() > deadline:
                 return False
             self._merge(targets, event, deadline)
         return True
 
     def _merge(self, targets: Sequence[Target], event: CallbackEvent, deadline: float) -> None:
         """Merge an event into the records of its users, watch, deliver the changes, and only then shorten watches."""
-        observe = partial(self.delivery.recorder.observe, observations=event.observations, source="callback")
+        observe = partial(self.recorder.observe, observations=event.observations, source="callback")
         with ThreadPoolExecutor(len(targets)) as pool:
             records = [merge.after for merge in pool.map(observe, targets)]
         # The record decides: a join may arrive after the leave that followed it.
@@ -173,10 +173,10 @@ class Callbacks:
             keys = self.keys.keys()
             if is_signed(fields, keys):
                 return True
-            if self.store.table.clock.monotonic() - self._keys_read_at < KEYS_REREAD_SECONDS:
+            if self.recorder.clock.monotonic() - self._keys_read_at < KEYS_REREAD_SECONDS:
                 return False
-            self._keys_read_at = self.store.table.clock.monotonic()
-            return is_signed(fields, self.keys.keys_after_rejection(keys, self.store.table.clock.monotonic()))
+            self._keys_read_at = self.recorder.clock.monotonic()
+            return is_signed(fields, self.keys.keys_after_rejection(keys, self.recorder.clock.monotonic()))
         except (CredentialsInvalid, CredentialsUnavailable) as error:
             # An event that nobody can verify is not kept: the vendor sends it again.
             raise CredentialsUnavailable(error.detail) from None

@@ -1,12 +1,12 @@
 """Delivery of state changes to the results queue: send, then write the values that were delivered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from stream_state.adapters.queues import ResultsQueue
-from stream_state.domain.documents import Answer, Outcome, Problem, Result
+from stream_state.domain.documents import Answer, Outcome, Result
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
 from stream_state.observability import log_error, record
@@ -30,11 +30,11 @@ class Delivery:
         """A delivery as the settings describe it, with the time-out of each request to the queue."""
         return cls(ResultsQueue.from_settings(settings, timeout_seconds), recorder)
 
-    def send(self, messages: Sequence[Answer | Problem], deadline: float) -> list[str | DeliveryFailed]:
-        """Send messages; for each, in order, the id that SQS gave it, or why SQS did not accept it."""
+    def send(self, messages: Sequence[Answer | Mapping[str, Any]], deadline: float) -> list[str | DeliveryFailed]:
+        """Send answers and problems; for each, in order, the id that SQS gave it, or why SQS did not accept it."""
         if not messages:
             return []
-        sent = self.queue.send([message.message() for message in messages], deadline)
+        sent = self.queue.send([one.message() if isinstance(one, Answer) else one for one in messages], deadline)
         accepted = [message for message, outcome in zip(messages, sent, strict=True) if isinstance(outcome, str)]
         records = [message.record for message in accepted if isinstance(message, Answer)]
         changed = [state_record for state_record in records if state_record.is_undelivered]
@@ -69,7 +69,7 @@ class Delivery:
         """
         after: str | None = None
         try:
-            while self.recorder.store.table.clock.monotonic() < deadline:
+            while self.recorder.clock.monotonic() < deadline:
                 page = self.recorder.store.undelivered(DRAIN_RECORDS, after)
                 changed = [listed for listed in page.entries if listed.is_undelivered]
                 sent = self.send([Answer(listed) for listed in changed], deadline)
@@ -88,7 +88,7 @@ class Delivery:
         store = self.recorder.store
         if listed.recheck_at_ms:
             # The time comes first: a recheck that cannot be sent then keeps no other change waiting.
-            store.set_recheck(listed, store.table.clock.now_ms() if self.recorder.retry_queue else 0)
+            store.set_recheck(listed, self.recorder.clock.now_ms() if self.recorder.retry_queue else 0)
             self.recorder.recheck(listed.target)
         else:
             store.mark_delivered(listed)

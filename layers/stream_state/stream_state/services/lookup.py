@@ -10,7 +10,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from stream_state.adapters.rate_limiter import Function
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.volcengine import VolcengineClient
-from stream_state.clock import CLOCK, Clock
+from stream_state.clock import CLOCK
 from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
@@ -46,16 +46,6 @@ class Lookup:
         max_wait_seconds = settings.rtc_max_wait_seconds if is_asked else math.inf
         rtc = VolcengineClient.from_settings(settings, function)
         return cls(rtc, recorder, settings.rtc_query, max_wait_seconds, settings.rtc_qps)
-
-    @property
-    def store(self) -> StateStore:
-        """The state records."""
-        return self.recorder.store
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of the table."""
-        return self.store.table.clock
 
     def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> Answer:
         """The state of a target: a record of at most that age, or else asked for.
@@ -97,7 +87,7 @@ class Lookup:
             if not isinstance(outcome.answer, RtcActionRetired):
                 return outcome
             withdrawn()
-        rooms = Rooms(self.rtc, self.store, deadline, "presence", self.max_wait_seconds)
+        rooms = Rooms(self.rtc, self.recorder.store, deadline, "presence", self.max_wait_seconds)
         step = next(step for step in rooms.steps([target]) if isinstance(step, Member | Outcome))
         return self._by_presence(replace(step, is_recheck=True)) if isinstance(step, Member) else step
 
@@ -115,7 +105,7 @@ class Lookup:
         """
         query = query or self.query
         is_bounded = query == "on" and self.max_wait_seconds < math.inf
-        most = (deadline - self.clock.monotonic()) * self.qps if is_bounded else math.inf
+        most = (deadline - self.recorder.clock.monotonic()) * self.qps if is_bounded else math.inf
         users = sum(isinstance(target, Target) for target in targets) if isinstance(targets, Sequence) else 0
 
         def ask(member: Member, before_call: Callable[[], None], count: int) -> Outcome:
@@ -124,12 +114,12 @@ class Lookup:
                 return self._by_presence(member)
             return self.ask(member, deadline, self._wait_seconds(max(users, count)), before_call)
 
-        rooms = Rooms(self.rtc, self.store, deadline, query, self.max_wait_seconds, most)
-        yield from ask_all(ask, rooms.steps(targets), deadline, self.clock)
+        rooms = Rooms(self.rtc, self.recorder.store, deadline, query, self.max_wait_seconds, most)
+        yield from ask_all(ask, rooms.steps(targets), deadline, self.recorder.clock)
 
     def from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
         """The record of each target without asking; `missing` where there is none. Raises `StateUnavailable`."""
-        records = self.store.read(targets)
+        records = self.recorder.store.read(targets)
         if isinstance(missing, RtcActionRetired):
             record("RtcActionRetired")
             if records:
@@ -153,7 +143,7 @@ class Lookup:
         try:
             result = self.rtc.stream_state(target, deadline, max_wait_seconds=wait_seconds, before_call=before_call)
         except TargetNotFound as error:
-            absent = not_found(error.observed_at_ms or self.clock.now_ms())
+            absent = not_found(error.observed_at_ms or self.recorder.clock.now_ms())
             return replace(self._recorded(member, {**said, **absent}, error.rtc_request_id), answer=error)
         except StreamStateError as error:
             if said:
@@ -196,13 +186,13 @@ class Lookup:
 
     def _is_fresh(self, found: StateRecord, max_age_seconds: int) -> bool:
         """Whether all four media of a record are known as of so long ago or later; 0: nothing is."""
-        oldest_ms = self.clock.now_ms() - max_age_seconds * 1000
+        oldest_ms = self.recorder.clock.now_ms() - max_age_seconds * 1000
         return max_age_seconds > 0 and found.state.is_whole_since(oldest_ms)
 
     def _fresh(self, targets: Sequence[Target], max_age_seconds: int) -> list[Outcome]:
         """The outcomes of those targets whose records are fresh enough."""
         try:
-            records = self.store.read(targets) if max_age_seconds and targets else {}
+            records = self.recorder.store.read(targets) if max_age_seconds and targets else {}
         except StateUnavailable as error:
             # The vendor can still be asked.
             log_error(error)

@@ -7,6 +7,7 @@ from typing import Self
 from stream_state.adapters.queues import RetryQueue
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.wait_list import WaitList, Workflows
+from stream_state.clock import Clock
 from stream_state.domain.documents import Answer, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations
@@ -40,6 +41,11 @@ class Recorder:
     def wait_list(self) -> WaitList:
         """The waits in the store's table."""
         return WaitList(self.store.table)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the store."""
+        return self.store.table.clock
 
     def observe(
         self,
@@ -80,11 +86,11 @@ class Recorder:
 
         The next round of a wait repeats what failed here.
         """
-        record, clock = answer.record, self.store.table.clock
-        deadline = clock.monotonic() + WAKING_SECONDS
+        record = answer.record
+        deadline = self.clock.monotonic() + WAKING_SECONDS
 
         def wake(wait: Wait) -> bool:
-            return wait.is_over(record.state) and clock.monotonic() < deadline and self.answer(wait, answer)
+            return wait.is_over(record.state) and self.clock.monotonic() < deadline and self.answer(wait, answer)
 
         try:
             with ThreadPoolExecutor(WAKING_THREADS) as pool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from stream_state.adapters.queues import MAX_BATCH_ENTRIES
 from stream_state.clock import Clock
-from stream_state.domain.documents import Answer, Outcome, Problem, observed
+from stream_state.domain.documents import Answer, Outcome, observed, problem_message
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, StreamStateError
 from stream_state.observability import log_error
@@ -31,7 +31,7 @@ class Report:
     _unchanged: int = 0
     _failed: int = 0
     _failures: list[dict[str, Any]] = field(default_factory=list)
-    _outbox: list[Answer | Problem] = field(default_factory=list)
+    _outbox: list[Answer | dict[str, Any]] = field(default_factory=list)
     # When the first of the waiting messages came, and the last outcome.
     _oldest: float = 0
     _last: float = 0
@@ -55,7 +55,7 @@ class Report:
 
     def add_problem(self, target: Target | Room, error: StreamStateError) -> None:
         """Send why a target has no state."""
-        self._add(Problem(target, error, self.clock.now_ms()))
+        self._add(problem_message(target, error, self.clock.now_ms()))
 
     def flush_if_old(self) -> None:
         """Send the waiting messages if the first of them has waited long enough."""
@@ -66,13 +66,12 @@ class Report:
         """Send all waiting messages."""
         outcomes = self.delivery.send(self._outbox, self.deadline)
         for message, outcome in zip(self._outbox, outcomes, strict=True):
-            is_state = isinstance(message, Answer)
-            if isinstance(outcome, DeliveryFailed):
-                self.unsent += 1
-                if is_state:
+            is_failed = isinstance(outcome, DeliveryFailed)
+            self.unsent += is_failed
+            if isinstance(message, Answer):
+                self._delivered += not is_failed
+                if isinstance(outcome, DeliveryFailed):
                     self._fail(message.target, outcome)
-            elif is_state:
-                self._delivered += 1
         self._outbox.clear()
 
     def summary(self, remaining: int) -> dict[str, Any]:
@@ -89,7 +88,7 @@ class Report:
             "calls_per_second": round(self.asked / seconds, 1) if seconds > 0 else 0.0,
         }
 
-    def _add(self, message: Answer | Problem) -> None:
+    def _add(self, message: Answer | dict[str, Any]) -> None:
         if not self._outbox:
             self._oldest = self.clock.monotonic()
         self._outbox.append(message)

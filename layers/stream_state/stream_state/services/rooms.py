@@ -48,15 +48,6 @@ class _Group:
     is_whole: bool
     users: list[Target] = field(default_factory=list)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no other user fits in."""
-        return len(self.users) == (GROUP_USERS if self.room else READ_AHEAD)
-
-    def takes(self, target: Target | Room) -> bool:
-        """Whether a target belongs to the group."""
-        return isinstance(target, Target) and self.room in (None, target.room)
-
 
 type Step = Member | Outcome | Room | None
 type _Said = Presence | StreamStateError
@@ -110,13 +101,10 @@ class Rooms:
         if whole and isinstance(said, Presence) and (count := len(said.users)) > self.most:
             why = f"names a room of {count} users, more than can be asked about in time: give it to a sweep"
             said = invalid("room_id", why)
-        if isinstance(said, StreamStateError):
-            failed: list[Target | Room] = [whole] if whole else []
-            failed += group.users if self.query == "presence" else []
-            yield from (Outcome(target, said, said, not isinstance(said, QuotaExceeded)) for target in failed)
-            if self.query == "presence":
-                return
         presence = said if isinstance(said, Presence) else _NOTHING
+        is_asked = not isinstance(said, QuotaExceeded)
+        if whole and isinstance(said, StreamStateError):
+            yield Outcome(whole, said, said, is_asked)
         for batch in batched(group.users, READ_AHEAD, strict=False):
             try:
                 records = self.store.read(batch, to_merge=True)
@@ -125,7 +113,11 @@ class Rooms:
                 log_error(error)
                 records = {}
             for target in batch:
-                yield Member(target, records.get(target), presence.of(target.user_id), presence.rtc_request_id)
+                before = records.get(target)
+                if isinstance(said, StreamStateError) and self.query == "presence":
+                    yield Outcome(target, said, said, is_asked, before=before)
+                else:
+                    yield Member(target, before, presence.of(target.user_id), presence.rtc_request_id)
         if whole and presence is said:
             yield from self._of_room(whole, presence, {target.user_id for target in group.users})
 
@@ -161,7 +153,7 @@ def _groups(targets: Iterable[Target | Room], *, by_presence: bool) -> Iterator[
     """The targets in their order, in groups."""
     group: _Group | None = None
     for target in targets:
-        if group and not group.takes(target):
+        if group and (isinstance(target, Room) or group.room not in (None, target.room)):
             yield group
             group = None
         if not group:
@@ -169,7 +161,7 @@ def _groups(targets: Iterable[Target | Room], *, by_presence: bool) -> Iterator[
             group = _Group(room if is_whole or by_presence else None, is_whole)
         if isinstance(target, Target):
             group.users.append(target)
-        if group.is_full:
+        if len(group.users) == (GROUP_USERS if group.room else READ_AHEAD):
             yield group
             group = None
     if group:

@@ -32,7 +32,7 @@ class Waits:
         Raises `StreamStateTimeout` past the condition's deadline, even if asking failed in a way that may pass.
         """
         outcome = self.lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
-        is_late = self.lookup.clock.now() >= condition.deadline
+        is_late = self.lookup.recorder.clock.now() >= condition.deadline
         answer = outcome.answer
         if isinstance(answer, TargetNotFound):
             merge, at_ms = outcome.merge, answer.observed_at_ms
@@ -51,7 +51,7 @@ class Waits:
 
         Raises `StreamStateTimeout` past the wait's deadline, and the errors that a later round would meet too.
         """
-        lookup, clock = self.lookup, self.lookup.clock
+        lookup, clock = self.lookup, self.lookup.recorder.clock
         now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
         if now_ms >= wait.condition.deadline * 1000:
             raise wait.condition.timeout()
@@ -61,7 +61,7 @@ class Waits:
         # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
         # observer reads the mark and finds the wait.
         lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
-        found = lookup.store.set_waits(target)
+        found = lookup.recorder.store.set_waits(target)
         if wait.is_over(found.state):
             lookup.recorder.answer(wait, Answer(found))
             return

@@ -1,5 +1,6 @@
 """The pass of a sweep over the watch list: under a lease, from the stored cursor, each target once at most."""
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from functools import partial
 from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
 from stream_state.clock import Clock
+from stream_state.domain.documents import Outcome
+from stream_state.domain.merging import Merge
 from stream_state.domain.targets import Room, Target
-from stream_state.errors import StateUnavailable
-from stream_state.observability import log_error, logger
+from stream_state.errors import StateUnavailable, StreamStateError
+from stream_state.observability import log_error, logger, record
 
 # How often the lease is renewed at least.
 KEEP_SECONDS = LEASE_SECONDS / 4
@@ -28,8 +31,10 @@ class WatchPass:
         self._done_since_kept = 0
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target | Room, Watch] = {}
-        # The number of targets of the pass, once the last of them has come; None before.
-        self.size: int | None = None
+        # How many targets the pass has, once the last of them has come, and how many had their turn.
+        self._size: int | None = None
+        self._turns = 0
+        self._stalest_ms = math.inf
 
     def begin(self) -> bool:
         """Take the lease, and with it the cursor; False if another sweep holds it."""
@@ -54,19 +59,37 @@ class WatchPass:
                 self._order.append(watch)
                 self._under_way[watch.target] = watch
                 yield watch.target
-        self.size = seen
+        self._size = seen
 
-    def watched_at(self, target: Target | Room) -> int:
-        """Since when a target under way is watched, in seconds since 1970."""
-        return self._under_way[target].watched_at
+    def accepts(self, outcome: Outcome) -> bool:
+        """Whether the target of an outcome had its turn; notes how old its state was before, and a lost event."""
+        if isinstance(outcome.target, Target):
+            last = outcome.merge.before if isinstance(outcome.merge, Merge) else outcome.before
+            at_ms = max(last.state.observed_at_ms or 0, last.asked_at_ms) if last else 0
+            watched_at = self._under_way[outcome.room or outcome.target].watched_at
+            self._stalest_ms = min(self._stalest_ms, at_ms or watched_at * 1000)
+        if isinstance(outcome.merge, Merge) and outcome.merge.corrects_event:
+            record("StateDrift")
+        return outcome.is_asked
 
-    def done(self, target: Target | Room) -> None:
-        """Move the cursor past the targets that are done without a gap, and store it after every page."""
+    def done(self, target: Target | Room, error: StreamStateError | None = None) -> None:
+        """Move the cursor past the targets that are done without a gap, and store it after every page.
+
+        `error`: that which every other target would meet too. Such a target has its turn again at the next sweep.
+        """
+        self._turns += 1
+        if error:
+            return
         del self._under_way[target]
         self._done_since_kept += 1
         while self._order and self._order[0].target not in self._under_way:
             self._cursor = self._order.popleft().key
         self.keep()
+
+    def remaining(self) -> int:
+        """How many watched targets had no turn."""
+        watched = self._watch_list.count() if self._size is None else self._size
+        return max(watched - self._turns, 0)
 
     def keep(self) -> None:
         """Renew the lease and store the cursor, if it is time; a hold of the limit can keep every call waiting."""
@@ -74,8 +97,10 @@ class WatchPass:
             self._keep()
 
     def end(self) -> None:
-        """Store the cursor and let go of the lease."""
+        """Store the cursor, let go of the lease, and record the age of the stalest state."""
         self._keep(release=True)
+        if self._stalest_ms < math.inf:
+            record("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
 
     def _keep(self, *, release: bool = False) -> None:
         now = self._clock.monotonic()

@@ -31,7 +31,7 @@ class Report:
     _unchanged: int = 0
     _failed: int = 0
     _failures: list[dict[str, Any]] = field(default_factory=list)
-    _outbox: list[Answer | dict[str, Any]] = field(default_factory=list)
+    _outbox: dict[Target | Room, Answer | dict[str, Any]] = field(default_factory=dict)
     # When the first of the waiting messages came, and the last outcome.
     _oldest: float = 0
     _last: float = 0
@@ -48,14 +48,14 @@ class Report:
             if self.is_given:
                 self.add_problem(outcome.target, outcome.merge)
         elif self.emits_all or outcome.merge.after.is_undelivered:
-            self._add(observed(outcome.answer, outcome.merge))
+            self._add(outcome.target, observed(outcome.answer, outcome.merge))
         else:
             self._unchanged += 1
         self.flush_if_old()
 
     def add_problem(self, target: Target | Room, error: StreamStateError) -> None:
         """Send why a target has no state."""
-        self._add(problem_message(target, error, self.clock.now_ms()))
+        self._add(target, problem_message(target, error, self.clock.now_ms()))
 
     def flush_if_old(self) -> None:
         """Send the waiting messages if the first of them has waited long enough."""
@@ -64,14 +64,15 @@ class Report:
 
     def flush(self) -> None:
         """Send all waiting messages."""
-        outcomes = self.delivery.send(self._outbox, self.deadline)
-        for message, outcome in zip(self._outbox, outcomes, strict=True):
-            is_failed = isinstance(outcome, DeliveryFailed)
-            self.unsent += is_failed
-            if isinstance(message, Answer):
-                self._delivered += not is_failed
-                if isinstance(outcome, DeliveryFailed):
-                    self._fail(message.target, outcome)
+        outcomes = self.delivery.send(list(self._outbox.values()), self.deadline)
+        for (target, message), outcome in zip(self._outbox.items(), outcomes, strict=True):
+            is_state = isinstance(message, Answer)
+            if isinstance(outcome, DeliveryFailed):
+                self.unsent += 1
+                if is_state:
+                    self._fail(target, outcome)
+            elif is_state:
+                self._delivered += 1
         self._outbox.clear()
 
     def summary(self, remaining: int) -> dict[str, Any]:
@@ -88,10 +89,11 @@ class Report:
             "calls_per_second": round(self.asked / seconds, 1) if seconds > 0 else 0.0,
         }
 
-    def _add(self, message: Answer | dict[str, Any]) -> None:
+    def _add(self, target: Target | Room, message: Answer | dict[str, Any]) -> None:
         if not self._outbox:
             self._oldest = self.clock.monotonic()
-        self._outbox.append(message)
+        # Of a user who was served twice, alone and with the room, the newer message says all that is undelivered.
+        self._outbox[target] = message
         if len(self._outbox) >= MAX_BATCH_ENTRIES:
             self.flush()
 

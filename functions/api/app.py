@@ -20,8 +20,7 @@ from stream_state.adapters.api_gateway import (
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.adapters.watch_list import WatchList, parse_expires_in
-from stream_state.domain.documents import Answer
-from stream_state.domain.outcomes import item
+from stream_state.domain.documents import Answer, item
 from stream_state.domain.parsing import invalid, parse_max_age, parse_target, parse_target_or_room, parse_targets
 from stream_state.domain.requests import MAX_TARGETS
 from stream_state.domain.targets import Room, Target
@@ -73,7 +72,7 @@ def list_room_states(request: Request) -> Response:
     last = [item(room, results[room])] if room in results else []
     page = store.room(room, after, to_merge=is_refreshed)
     answers = [
-        item(record.target, results.get(record.target) or Answer(record.target, record.state).document())
+        item(record.target, results.get(record.target) or Answer(record).document())
         for record in page.entries
         if record.observations and ("present" in query or record.state.present.value is not False)
     ]

@@ -11,15 +11,14 @@ from stream_state.adapters.table import Table
 from stream_state.domain.board import DOCUMENTATION, html_of
 from stream_state.domain.requests import BoardRequest
 from stream_state.observability import entry_point
-from stream_state.services.board import BoardReader
+from stream_state.services.board import read_page
 from stream_state.settings import Settings
 
 # Somebody waits for the page, and a scan takes longer than other requests.
 READ_TIMEOUT_SECONDS = 3
 
 settings = Settings.from_environment(os.environ)
-table = Table.from_settings(settings, READ_TIMEOUT_SECONDS)
-store = StateStore.from_settings(settings, table)
+store = StateStore.from_settings(settings, Table.from_settings(settings, READ_TIMEOUT_SECONDS))
 
 
 @entry_point
@@ -28,4 +27,4 @@ def lambda_handler(event: Any, context: LambdaContext) -> str | dict[str, str]:
     if isinstance(event, Mapping) and event.get("describe") is True:
         return {"markdown": DOCUMENTATION}
     request = BoardRequest.parse(event)
-    return html_of(BoardReader(table, store, settings).page(request), request, context.invoked_function_arn)
+    return html_of(read_page(request, store, settings), request, context.invoked_function_arn)

@@ -112,4 +112,4 @@ def lookup() -> "Lookup":
     """The client of the vendor, loaded for the first recheck only."""
     from stream_state.services.lookup import Lookup  # noqa: PLC0415 (most events need no vendor client)
 
-    return Lookup.from_settings(settings, callbacks.store, "callback")
+    return Lookup.from_settings(settings, callbacks.recorder.store, "callback")

@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
-from stream_state.domain.outcomes import item
+from stream_state.domain.documents import item
 from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Target
 from stream_state.errors import StreamStateError
@@ -23,8 +23,8 @@ DELIVERY_SECONDS = 12
 settings = Settings.from_environment(os.environ)
 store = StateStore.from_settings(settings, Table.from_settings(settings))
 lookup = Lookup.from_settings(settings, store, "task")
-waits = Waits.from_lookup(lookup, store)
-delivery = Delivery.from_settings(settings, store)
+waits = Waits(lookup)
+delivery = Delivery.from_settings(settings, lookup.recorder)
 
 
 @entry_point

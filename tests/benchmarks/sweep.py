@@ -35,7 +35,6 @@ from stream_state.services.delivery import Delivery  # noqa: E402 - as above
 from stream_state.services.lookup import Lookup  # noqa: E402 - as above
 from stream_state.services.recording import Recorder  # noqa: E402 - as above
 from stream_state.services.sweep import Sweep  # noqa: E402 - as above
-from stream_state.services.waking import Waking  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, table  # noqa: E402 - as above
 
@@ -174,8 +173,8 @@ def peak_memory(targets: int, found: Any) -> None:
     vendor: Any = Vendor()
     keeper = Table(client, TABLE)
     store = StateStore(keeper)
-    lookup = Lookup(vendor, store, Recorder(store, Waking.from_store(store), None, delivers=True))
-    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), store), store, WatchList(keeper))
+    lookup = Lookup(vendor, Recorder(store, None, delivers=True))
+    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), lookup.recorder), WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():
         summary = sweep.run(SweepRequest(None, emits_all=False), time.monotonic() + 600, time.monotonic() + 600)

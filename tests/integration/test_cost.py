@@ -142,7 +142,7 @@ def test_a_callback_event_costs_what_is_documented(stack: Stack, counts: Counter
 
 def test_a_wait_costs_what_is_documented(stack: Stack, counts: Counter[str]) -> None:
     store = stack.store()
-    waits = Waits.from_lookup(Lookup.from_settings(stack.settings, store, "task"), store)
+    waits = Waits(Lookup.from_settings(stack.settings, store, "task"))
     callbacks = Callbacks.from_settings(stack.settings)
     columns = documented("round that asks")
     names = columns["request"]

@@ -47,7 +47,6 @@ from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
 from stream_state.services.sweep import Sweep
 from stream_state.services.waits import Waits
-from stream_state.services.waking import Waking
 from stream_state.settings import Settings
 from tests.unit.fakes import Clock
 from tests.unit.presence import MemoryPresence
@@ -451,12 +450,11 @@ class World:
         self.watch_list = WatchList(self.table)
         self.workflows = workflows or MemoryWorkflows()
         self.wait_list = WaitList(self.table)
-        self.waking = Waking(self.store, self.wait_list, stands_in(self.workflows))
-        self.recorder = Recorder(self.store, self.waking, self.retry_queue, delivers=True)
-        self.lookup = Lookup(self.rtc, self.store, self.recorder, query=query, clock=clock)
-        self.waits = Waits(self.lookup, self.store, self.wait_list, self.waking, clock)
-        self.delivery = Delivery(self.queue, self.store, self.retry_queue, clock)
-        self.sweep = Sweep(self.lookup, self.delivery, self.store, self.watch_list, clock)
+        self.recorder = Recorder(self.store, self.retry_queue, delivers=True, workflows=stands_in(self.workflows))
+        self.lookup = Lookup(self.rtc, self.recorder, query)
+        self.waits = Waits(self.lookup)
+        self.delivery = Delivery(self.queue, self.recorder)
+        self.sweep = Sweep(self.lookup, self.delivery, self.watch_list)
 
     @property
     def is_untouched(self) -> bool:

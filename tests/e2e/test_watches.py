@@ -50,7 +50,7 @@ def let_expire(sandbox: Sandbox, user_id: str) -> None:
     """As if the time of a user's watch had passed; DynamoDB deletes such items late."""
     table, past = sandbox.outputs["StateTableName"], {"N": str(int(time.time()) - 1)}
     for item in table_items(sandbox):
-        if item["pk"]["S"] == "watch" and item["user_id"]["S"] == user_id:
+        if item["pk"]["S"].startswith("watch#") and item["user_id"]["S"] == user_id:
             sandbox.client("dynamodb").put_item(TableName=table, Item={**item, "expires_at": past})
 
 

@@ -167,7 +167,7 @@ def test_each_role_may_do_what_is_listed_and_no_more() -> None:
         (
             CALLBACKS,
             {"AutoWatch": "true"},
-            {"CallbackFunctionRole": {"StateTable.Arn of watch": "dynamodb: UpdateItem"}},
+            {"CallbackFunctionRole": {"StateTable.Arn of watch#*": "dynamodb: UpdateItem"}},
         ),
         ({}, {"KmsKeyArn": KEY}, WITH_KEY),
         (

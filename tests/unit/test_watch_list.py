@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from stream_state.adapters.table import PAGE_ITEMS
-from stream_state.adapters.watch_list import LEASE_SECONDS, Watch
+from stream_state.adapters.watch_list import LEASE_SECONDS, PARTITIONS, Watch, partition_of
 from stream_state.domain.targets import Target
 from tests.unit.fakes import Clock
 from tests.unit.memory import World, targets
@@ -66,7 +66,7 @@ def test_many_watches_are_listed_page_by_page_also_past_a_page_that_has_expired(
     assert world.watch_list.count() == PAGE_ITEMS + 3
 
 
-def test_the_watches_of_many_rooms_are_listed_once_each(world: World) -> None:
+def test_the_watches_of_many_rooms_lie_in_16_partitions_and_are_listed_once_each(world: World) -> None:
     # Given watches of many rooms, one of them with many users
     crowd = targets(PAGE_ITEMS + 50, "room-7")
     others = [Target("app", f"room-{number}", "user") for number in range(300)]
@@ -79,10 +79,11 @@ def test_the_watches_of_many_rooms_are_listed_once_each(world: World) -> None:
         return found + (keys(page.next_key, last) if page.next_key else [])
 
     whole = keys(None)
-    # Then each watch comes once, in one order
-    assert whole == sorted(Watch(target, 0, 0).key for target in [*crowd, *others])
+    # Then each watch comes once, in one order, and the partitions share them
+    assert sorted(whole) == sorted(Watch(target, 0, 0).key for target in [*crowd, *others])
     for cursor in (whole[0], whole[120], whole[-1]):
         assert [*keys(None, cursor), *keys(cursor)] == whole
+    assert {partition_of(Watch(target, 0, 0).key) for target in others} == set(range(PARTITIONS))
     assert world.watch_list.count() == len(whole)
 
 

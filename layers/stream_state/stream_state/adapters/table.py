@@ -139,6 +139,23 @@ class Table:
         next_key = answer.get("LastEvaluatedKey")
         return Page(answer["Items"], next_key["sk"]["S"] if next_key else None)
 
+    def count(self, partition: str) -> int:
+        """The number of a partition's items that have not expired; an answer counts a megabyte of them."""
+        count, start = 0, dict[str, Any]()
+        while True:
+            answer = self.call(
+                "query",
+                KeyConditionExpression="pk = :pk",
+                FilterExpression="expires_at > :now",
+                ExpressionAttributeValues=attributes({":pk": partition, ":now": int(self.clock.now())}),
+                Select="COUNT",
+                **start,
+            )
+            count += int(answer["Count"])
+            if "LastEvaluatedKey" not in answer:
+                return count
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
     def is_alive(self, item: Item) -> bool:
         """Whether an item has not expired."""
         return int(item["expires_at"]["N"]) > self.clock.now()

@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.api_gateway import (
     Request,
@@ -18,8 +20,7 @@ from stream_state.adapters.api_gateway import (
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.adapters.watch_list import WatchList, parse_expires_in
-from stream_state.domain.documents import Answer
-from stream_state.domain.outcomes import item
+from stream_state.domain.documents import Answer, item
 from stream_state.domain.parsing import invalid, parse_max_age, parse_target, parse_target_or_room, parse_targets
 from stream_state.domain.requests import MAX_TARGETS
 from stream_state.domain.targets import Room, Target
@@ -27,12 +28,6 @@ from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services.lookup import Lookup, deadline_of
 from stream_state.settings import Settings
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.typing import LambdaContext
-
-# How a request names what is watched.
-type Named = Callable[[Request, Mapping[str, str], tuple[str, ...]], Target | Room]
 
 settings = Settings.from_environment(os.environ)
 table = Table.from_settings(settings)
@@ -75,23 +70,23 @@ def list_room_states(request: Request) -> Response:
         raise error
     # The last word is about the room itself, if not all of its users could be asked about in time.
     last = [item(room, results[room])] if room in results else []
-    page = store.room(room.app_id, room.room_id, after, to_merge=is_refreshed)
+    page = store.room(room, after, to_merge=is_refreshed)
     answers = [
-        item(record.target, results.get(record.target) or Answer(record.target, record.state).document())
+        item(record.target, results.get(record.target) or Answer(record).document())
         for record in page.entries
         if record.observations and ("present" in query or record.state.present.value is not False)
     ]
     return page_response("results", answers + last, page.next_key)
 
 
-def put_watch(named: Named, request: Request) -> Response:
+def put_watch(named: Callable[..., Target | Room], request: Request) -> Response:
     """Have sweeps ask about a user, or about all users of a room, until the watch expires."""
     target = named(request, request.query({"app_id"}), settings.rtc_app_ids)
     (watch,) = watch_list.add([target], parse_expires_in(request.json({"expires_in"}, default="{}")))
     return json_response(HTTPStatus.OK, watch.as_dict())
 
 
-def delete_watch(named: Named, request: Request) -> Response:
+def delete_watch(named: Callable[..., Target | Room], request: Request) -> Response:
     """Have sweeps ask about a user or a room no more; watches of a room's users stay."""
     watch_list.remove(named(request, request.query({"app_id"}), settings.rtc_app_ids))
     return {"statusCode": int(HTTPStatus.NO_CONTENT), "headers": {"Cache-Control": "no-store"}, "body": ""}
@@ -127,6 +122,6 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
 
 
 @entry_point
-def lambda_handler(event: Any, context: "LambdaContext") -> Response:
+def lambda_handler(event: Any, context: LambdaContext) -> Response:
     """Answer a request of API Gateway."""
     return respond(event, ROUTES, deadline_of(context, RESERVE_SECONDS))

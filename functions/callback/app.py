@@ -7,19 +7,18 @@ from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from stream_state.adapters.api_gateway import Request, json_response, problem_response
-from stream_state.adapters.queues import RetryQueue, messages_of, parse_recheck
+from stream_state.adapters.queues import QueueMessage, RetryQueue, messages_of, parse_recheck
 from stream_state.clock import CLOCK
 from stream_state.domain.parsing import invalid
 from stream_state.errors import CredentialsUnavailable, InvalidRequest, StreamStateError
-from stream_state.observability import entry_point, log_error, logger, record, record_error
+from stream_state.observability import entry_point, log_error, logger, record
 from stream_state.services.callbacks import Callbacks
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.typing import LambdaContext
-
-    from stream_state.adapters.queues import QueueMessage
     from stream_state.services.lookup import Lookup
 
 PATH = "/callbacks/rtc"
@@ -42,7 +41,7 @@ workers = ThreadPoolExecutor(4)
 
 
 @entry_point
-def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
+def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Receive the event of a request, or the messages of a batch of the retry queue."""
     if isinstance(event, Mapping) and "Records" in event:
         deadline = CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
@@ -82,7 +81,7 @@ def receive(text: str, received_at_ms: int) -> None:
         retry_queue.keep(text, received_at_ms)
 
 
-def receive_again(message: "QueueMessage", deadline: float) -> bool:
+def receive_again(message: QueueMessage, deadline: float) -> bool:
     """Whether a message of the retry queue is done: an event, which counts from its first arrival, or a recheck."""
     try:
         if recheck := parse_recheck(message.body, settings.rtc_app_ids):
@@ -105,7 +104,7 @@ def log_refusal(error: StreamStateError) -> None:
     if isinstance(error, InvalidRequest | CredentialsUnavailable):
         record("CallbackRefused", reason=REASONS[error.status])
     if isinstance(error, CredentialsUnavailable):
-        record_error(error)
+        record("Errors", error=error.name)
 
 
 @cache
@@ -113,4 +112,4 @@ def lookup() -> "Lookup":
     """The client of the vendor, loaded for the first recheck only."""
     from stream_state.services.lookup import Lookup  # noqa: PLC0415 (most events need no vendor client)
 
-    return Lookup.from_settings(settings, callbacks.store, "callback")
+    return Lookup.from_settings(settings, callbacks.recorder.store, "callback")

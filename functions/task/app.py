@@ -1,11 +1,13 @@
 """Step Functions or direct invoke: one target or several, answered, or delivered to the queue."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
-from stream_state.domain.outcomes import item
+from stream_state.domain.documents import item
 from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Target
 from stream_state.errors import StreamStateError
@@ -15,21 +17,18 @@ from stream_state.services.lookup import Lookup, deadline_of
 from stream_state.services.waits import Waits
 from stream_state.settings import Settings
 
-if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.typing import LambdaContext
-
 # The part of the time that is kept for delivery, recording included.
 DELIVERY_SECONDS = 12
 
 settings = Settings.from_environment(os.environ)
 store = StateStore.from_settings(settings, Table.from_settings(settings))
 lookup = Lookup.from_settings(settings, store, "task")
-waits = Waits.from_lookup(lookup, store)
-delivery = Delivery.from_settings(settings, store)
+waits = Waits(lookup)
+delivery = Delivery.from_settings(settings, lookup.recorder)
 
 
 @entry_point
-def lambda_handler(event: Any, context: "LambdaContext") -> dict[str, Any]:
+def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answer for the target or targets of the event; a single target's error is raised by its name."""
     request = TaskRequest.parse(event, settings.rtc_app_ids)
     first = request.targets[0]

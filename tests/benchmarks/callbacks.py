@@ -26,7 +26,6 @@ from stream_state.adapters.watch_list import WatchList  # noqa: E402 - as above
 from stream_state.services.callbacks import Callbacks  # noqa: E402 - as above
 from stream_state.services.delivery import Delivery  # noqa: E402 - as above
 from stream_state.services.recording import Recorder  # noqa: E402 - as above
-from stream_state.services.waking import Waking  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.rate_limiter import percentile  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, TABLE, in_memory, moto, table  # noqa: E402 - as above
@@ -76,9 +75,7 @@ def measure(table: Table, count: int, users: int) -> Outcome:
     store = StateStore(table)
     callbacks = Callbacks(
         CachedSecret(secrets, "key", parse_callback_keys, 3600),
-        store,
-        Recorder(store, Waking.from_store(store), None, delivers=True),
-        Delivery(queue, store),
+        Delivery(queue, Recorder(store, None, delivers=True)),
         WatchList(table),
         [APP_ID],
     )

@@ -21,8 +21,7 @@ from typing import Any
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 
 from stream_state.adapters import aws  # noqa: E402 - after the path to the package
-from stream_state.adapters.limiter_item import MAIN, OWN_LIMITS  # noqa: E402 - as above
-from stream_state.adapters.rate_limiter import Function, RateLimiter  # noqa: E402 - as above
+from stream_state.adapters.rate_limiter import MAIN, OWN_LIMITS, Function, RateLimiter  # noqa: E402 - as above
 from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, moto, table  # noqa: E402 - as above

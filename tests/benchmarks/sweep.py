@@ -27,7 +27,7 @@ import boto3  # noqa: E402 - after the path to the package
 from stream_state.adapters.queues import ResultsQueue  # noqa: E402 - as above
 from stream_state.adapters.state_store import StateStore  # noqa: E402 - as above
 from stream_state.adapters.table import PAGE_ITEMS, Table  # noqa: E402 - as above
-from stream_state.adapters.watch_list import Watch, WatchList  # noqa: E402 - as above
+from stream_state.adapters.watch_list import Watch, WatchList, partition_of  # noqa: E402 - as above
 from stream_state.domain.observations import QueryResult  # noqa: E402 - as above
 from stream_state.domain.requests import SweepRequest  # noqa: E402 - as above
 from stream_state.domain.targets import Medium, Target  # noqa: E402 - as above
@@ -35,7 +35,6 @@ from stream_state.services.delivery import Delivery  # noqa: E402 - as above
 from stream_state.services.lookup import Lookup  # noqa: E402 - as above
 from stream_state.services.recording import Recorder  # noqa: E402 - as above
 from stream_state.services.sweep import Sweep  # noqa: E402 - as above
-from stream_state.services.waking import Waking  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, table  # noqa: E402 - as above
 
@@ -134,14 +133,14 @@ class NothingKept:
     def query(self, ExclusiveStartKey: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:  # noqa: N803 - boto3's
         # All watches are of one room, so they lie in one partition.
         first = Watch(Target(APP_ID, "hall", "user-0"), 0, 0)
-        if "IndexName" in more or more["ExpressionAttributeValues"][":pk"]["S"] != f"watch#{first.partition}":
+        if "IndexName" in more or more["ExpressionAttributeValues"][":pk"]["S"] != f"watch#{partition_of(first.key)}":
             return {"Items": []}
         start = int(ExclusiveStartKey["sk"]["S"].rpartition("-")[2]) + 1 if ExclusiveStartKey else 0
         end = min(start + PAGE_ITEMS, self._targets)
         watches = [Watch(Target(APP_ID, "hall", f"user-{number}"), 0, 2**40) for number in range(start, end)]
         items = [
             {
-                "pk": {"S": f"watch#{watch.partition}"},
+                "pk": {"S": f"watch#{partition_of(watch.key)}"},
                 "sk": {"S": watch.key},
                 "watched_at": {"N": "0"},
                 "expires_at": {"N": str(2**40)},
@@ -177,8 +176,8 @@ def peak_memory(targets: int, found: Any) -> None:
     vendor: Any = Vendor()
     keeper = Table(client, TABLE)
     store = StateStore(keeper)
-    lookup = Lookup(vendor, store, Recorder(store, Waking.from_store(store), None, delivers=True))
-    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), store), store, WatchList(keeper))
+    lookup = Lookup(vendor, Recorder(store, None, delivers=True))
+    sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), lookup.recorder), WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():
         summary = sweep.run(SweepRequest(None, emits_all=False), time.monotonic() + 600, time.monotonic() + 600)

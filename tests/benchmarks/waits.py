@@ -29,7 +29,6 @@ from stream_state.services.delivery import Delivery  # noqa: E402 - as above
 from stream_state.services.lookup import Lookup  # noqa: E402 - as above
 from stream_state.services.recording import Recorder  # noqa: E402 - as above
 from stream_state.services.waits import Waits  # noqa: E402 - as above
-from stream_state.services.waking import Waking  # noqa: E402 - as above
 from tests.benchmarks.callbacks import APP_ID, over_http  # noqa: E402 - as above
 from tests.benchmarks.table import in_memory, table  # noqa: E402 - as above
 from tests.unit.callback_world import KEY, VIDEO, signed  # noqa: E402 - as above
@@ -99,11 +98,11 @@ def measure(table: Table, count: int) -> dict[str, float]:
     rtc: Any = MemoryRtc(Clock())
     rtc.default = media()
     store = StateStore(table)
-    recorder = Recorder(store, Waking.from_store(store), None, delivers=True)
+    recorder = Recorder(store, None, delivers=True)
     secret = CachedSecret(secrets, "key", parse_callback_keys, 3600)
-    delivery = Delivery(queue, store)
-    callbacks = Callbacks(secret, store, recorder, delivery, WatchList(table), [APP_ID])
-    waits = Waits.from_lookup(Lookup(rtc, store, recorder), store)
+    delivery = Delivery(queue, recorder)
+    callbacks = Callbacks(secret, delivery, WatchList(table), [APP_ID])
+    waits = Waits(Lookup(rtc, recorder))
 
     def event(user: str) -> Callable[[], object]:
         body = signed(VIDEO, CLOCK.now_ms(), user_id=user)

@@ -20,8 +20,8 @@ os.environ.setdefault("POWERTOOLS_LOG_LEVEL", "WARNING")
 from stream_state.adapters.signing import SigningKeys
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.domain.documents import Answer
+from stream_state.domain.merging import StateRecord
 from stream_state.domain.parsing import parse_target
-from stream_state.domain.states import state_of
 from stream_state.errors import RtcUnavailable, StreamStateError
 from stream_state.settings import Settings, SettingsError
 from tests.vendor.static_keys import NoLimiter, StaticKeys
@@ -68,7 +68,7 @@ def ask(room_id: str, user_id: str, app_id: str) -> int:
     try:
         target = parse_target(asked, settings.rtc_app_ids)
         result = client.stream_state(target, time.monotonic() + 10)
-        answer = Answer(target, state_of(result.observations()), "query", result.rtc_request_id)
+        answer = Answer(StateRecord(target, result.observations()), "query", result.rtc_request_id)
         print(json.dumps(answer.document(), indent=2))
     except StreamStateError as error:
         print(json.dumps(error.problem(), indent=2))

@@ -91,7 +91,9 @@ def test_ids_of_full_length_are_delivered(sandbox: Sandbox) -> None:
 def test_a_change_that_is_sent_twice_has_the_same_id(room: Sandbox) -> None:
     # Given that the first delivery was not marked in the table.
     room.aws.intercept = lambda operation, call: (
-        failure("InternalServerError", 500) if "delivered = " in call.get("UpdateExpression", "") else None
+        failure("InternalServerError", 500)
+        if "sequence" in call.get("Item", {}) and "undelivered" not in call["Item"]
+        else None
     )
     room.invoke("TaskFunction", {**TARGETS[1], "deliver": "queue"})
     (first,) = room.receive_messages(1)

@@ -73,14 +73,14 @@ class Stack:
     def lookup(self, store: StateStore, *, delivers: bool = True) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
         rtc = VolcengineClient(self.settings, keys, lambda _: FreeLimiter())
-        return Lookup(rtc, store, Recorder.from_settings(self.settings, store, delivers=delivers))
+        return Lookup(rtc, Recorder.from_settings(self.settings, store, delivers=delivers))
 
     def delivery(self, store: StateStore) -> Delivery:
-        return Delivery.from_settings(self.settings, store)
+        return Delivery.from_settings(self.settings, Recorder.from_settings(self.settings, store, delivers=True))
 
     def sweep(self) -> Sweep:
         store = self.store()
-        return Sweep(self.lookup(store), self.delivery(store), store, self.watch_list())
+        return Sweep(self.lookup(store), self.delivery(store), self.watch_list())
 
     def run_sweep(self, *given: Target) -> dict[str, Any]:
         """Sweep given targets, or the watched ones, with a minute's time."""
@@ -96,7 +96,7 @@ class Stack:
         (target,) = request.targets
         assert isinstance(target, Target)
         assert request.wait
-        Waits.from_lookup(self.lookup(store), store).begin_round(target, request.wait, soon())
+        Waits(self.lookup(store)).begin_round(target, request.wait, soon())
 
     def consume(self) -> list[dict[str, Any]]:
         """Let the consumer take all messages that are there."""

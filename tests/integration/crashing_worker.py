@@ -44,13 +44,14 @@ class Steps:
 
 
 def aws_call(request: Any) -> str:
-    """Name of a call to AWS: the operation, of an update the attribute that it writes."""
+    """Name of a call to AWS: the operation, of an update the attribute, and whether a record has nothing to deliver."""
     target = request.headers.get("X-Amz-Target", b"")
     operation = (target if isinstance(target, str) else target.decode()).partition(".")[2]
-    if operation == "UpdateItem":
-        expression = json.loads(request.body)["UpdateExpression"]
-        return next((word for word in ("delivered", "holder", "cursor") if word in expression), operation)
-    return operation
+    body = json.loads(request.body) if operation in {"PutItem", "UpdateItem"} else {}
+    if "sequence" in body.get("Item", {}) and "undelivered" not in body["Item"]:
+        return "settled"
+    expression = body.get("UpdateExpression", "")
+    return next((word for word in ("holder", "cursor") if word in expression), operation)
 
 
 def work(

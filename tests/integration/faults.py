@@ -178,6 +178,11 @@ def updates(word: str) -> Step:
     return lambda operation, call: operation == "UpdateItem" and word in call["UpdateExpression"]
 
 
+def puts(*written: str) -> Step:
+    """The writes of a state record that change this part of it; see `Wire`."""
+    return lambda operation, call: call["written"] in written
+
+
 def of(operation: str, *words: str, without: str = "nothing") -> Step:
     """The calls of an operation in which these words stand, and not another one."""
 
@@ -207,23 +212,23 @@ STEPS: dict[str, Step] = {
     "hold all calls": updates("hold_until = :until"),
     "read records to merge": of("BatchGetItem", '"ConsistentRead": true'),
     "read the end of the room": of("GetItem", '"room"'),
-    "write the record": of("PutItem", '"state#'),
-    "mark the delivery": updates("delivered = :delivered"),
+    "write the record": puts("observations"),
+    "mark the delivery": puts("delivered_sequence"),
     "list undelivered changes": of("Query", "IndexName"),
     "read several records": of("BatchGetItem"),
     "read a room": of("Query", '"state#'),
     "write watches": of("BatchWriteItem"),
     "delete a watch": of("DeleteItem", '"watch#'),
     "register a wait": of("PutItem", '"wait#'),
-    "mark the record of a wait": updates("has_waits = :yes"),
-    "take the mark away": updates("has_waits = :no"),
+    "mark the record of a wait": puts("has_waits"),
+    "take the mark away": puts("no waits"),
     "find the waits": of("Query", '"wait#'),
     "remove a wait": of("DeleteItem", '"wait#'),
     "answer a wait": of("SendTaskSuccess"),
     "read the watches": of("Query", '"watch#', without="Select"),
     "count the watches": of("Query", "COUNT"),
-    "take the lease": updates("holder = :token"),
-    "keep the lease": updates("#cursor"),
+    "take the lease": updates("SET holder"),
+    "keep the lease": updates("cursor_key"),
     "send": of("SendMessageBatch"),
     "keep the event": of("SendMessage", without="DelaySeconds"),
     "ask for a recheck": of("SendMessage", "DelaySeconds"),

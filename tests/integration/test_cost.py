@@ -25,13 +25,11 @@ GIVEN, WATCHED = SweepRequest(TARGETS, emits_all=False), SweepRequest(None, emit
 ROWS = {
     "limiter": "DynamoDB `UpdateItem` of the limiter",
     "state": "DynamoDB `PutItem` of the state record",
-    "delivered": "DynamoDB `UpdateItem` of the delivery",
     "read": "DynamoDB `BatchGetItem`",
     "list": "DynamoDB `Query` of undelivered changes",
     "send": "SQS `SendMessageBatch`",
 }
 WAIT_ROWS = {
-    "mark": "DynamoDB `UpdateItem` of the record's mark",
     "wait PutItem": "DynamoDB `PutItem` of the wait",
     "state": "DynamoDB `PutItem` of the state record",
     "wait Query": "DynamoDB `Query` of the waits",
@@ -52,10 +50,6 @@ def kind(operation: str, call: Mapping[str, Any]) -> str:
     """Which row of the table a request belongs to."""
     if "limiter" in str(call.get("Key")):
         return "limiter"
-    if "delivered = " in call.get("UpdateExpression", ""):
-        return "delivered"
-    if "has_waits" in call.get("UpdateExpression", "") and "delivered" not in call["UpdateExpression"]:
-        return "mark"
     if "wait#" in str(call):
         return f"wait {operation.partition('.')[2]}"
     name = "list" if "IndexName" in call else operation.partition(".")[2]
@@ -148,7 +142,7 @@ def test_a_callback_event_costs_what_is_documented(stack: Stack, counts: Counter
 
 def test_a_wait_costs_what_is_documented(stack: Stack, counts: Counter[str]) -> None:
     store = stack.store()
-    waits = Waits.from_lookup(Lookup.from_settings(stack.settings, store, "task"), store)
+    waits = Waits(Lookup.from_settings(stack.settings, store, "task"))
     callbacks = Callbacks.from_settings(stack.settings)
     columns = documented("round that asks")
     names = columns["request"]

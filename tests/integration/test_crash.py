@@ -23,7 +23,7 @@ TARGETS = [Target(APP_ID, "class-1", f"user-{number}") for number in range(8)]
 STRANGER = Target(APP_ID, "class-2", "stranger")
 # A sweep of so many targets has about so many steps; a number beyond them lets it come to its end.
 STEPS = 70
-WRITES = ["after PutItem", "before SendMessageBatch", "after SendMessageBatch", "before delivered", "after delivered"]
+WRITES = ["after PutItem", "before SendMessageBatch", "after SendMessageBatch", "before settled", "after settled"]
 QUERIES = ["before query", "after query", "before PutItem"]
 Worker = Callable[[str, int | str], str]
 

@@ -40,8 +40,8 @@ def world(request: pytest.FixtureRequest, simulator: Simulator) -> World:
     settings = Settings.from_environment({"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": simulator.url})
     keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
     rtc = VolcengineClient(settings, keys, lambda _: FreeLimiter())
-    world.lookup = Lookup(rtc, world.store, world.recorder, query=request.param)
-    world.sweep = Sweep(world.lookup, world.delivery, world.store, world.watch_list)
+    world.lookup = Lookup(rtc, world.recorder, query=request.param)
+    world.sweep = Sweep(world.lookup, world.delivery, world.watch_list)
     return world
 
 

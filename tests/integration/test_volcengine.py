@@ -55,7 +55,11 @@ def client(endpoint: str, adapter: BaseAdapter | None = None, timeout: float = 0
     environment = {"RTC_APP_IDS": APP_ID, "RTC_ENDPOINT": endpoint, **dict.fromkeys(names, str(timeout))}
     keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
     return VolcengineClient(
-        Settings.from_environment(environment), keys, lambda _: FreeLimiter(), adapter=adapter, clock=Awake()
+        Settings.from_environment(environment),
+        keys,
+        lambda _: FreeLimiter(),
+        adapter=adapter or OneOriginAdapter(),
+        clock=Awake(),
     )
 
 

@@ -35,7 +35,7 @@ NO_SECONDS: list[Any] = [0, -1, 1.5, "5", None, True, [], {}, 10**20]
 ERRORS = {kind.__name__: kind for kind in errors.StreamStateError.__subclasses__()}
 # A wait delivers nothing, and to it a target that is not found has not joined yet.
 MET = ERRORS.keys() - {"DeliveryFailed", "TargetNotFound"}
-PASSING = {name for name in MET if ERRORS[name].is_retryable}
+PASSING = {name for name in MET if ERRORS[name].default_status in errors.MAY_PASS}
 # The function could not begin, its runtime failed, or it was ended.
 CRASHES = (
     "Lambda.EC2ThrottledException",

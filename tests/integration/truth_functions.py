@@ -21,9 +21,8 @@ from stream_state.domain.observations import Observations, Presence, QueryResult
 from stream_state.domain.states import State
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import DeliveryFailed, RtcUnavailable, TargetNotFound
-from stream_state.services import asking, callbacks, delivery, lookup, rooms, sweep, watch_pass
+from stream_state.services import asking, callbacks, delivery, lookup, recording, rooms, sweep
 from stream_state.services.recording import Recorder
-from stream_state.services.waking import Waking
 from tests.integration.truth_model import KEY, START_MS, Said
 from tests.unit.memory import APP_ID, TABLE
 
@@ -76,14 +75,12 @@ class Remembered:
 @contextlib.contextmanager
 def on_one_thread() -> Iterator[None]:
     """The services take one step after another, without threads, logs and metrics."""
-    idle = SimpleNamespace(start=lambda: None, join=lambda: None)
     logging.disable(logging.CRITICAL)
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):
         stack.callback(logging.disable, logging.NOTSET)
-        for module in (asking, callbacks, delivery, rooms):
+        for module in (asking, callbacks, recording, delivery, rooms):
             stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch.object(merging, "state_of", Remembered(vars(merging)["state_of"])))
-        stack.enter_context(patch.object(watch_pass, "Thread", lambda **_: idle))
         yield
 
 
@@ -100,15 +97,12 @@ class Instance:
         clock, query = world.clock, world.query
         table = Table(here, TABLE, clock)
         store, api_store = (StateStore(table, world.skew_ms, None if query == "off" else 6_000) for _ in range(2))
-        waking = Waking.from_store(store)
-        recorder, watches = Recorder(store, waking, here, delivers=True), WatchList(table)
-        sender, self.watch = delivery.Delivery(here, store, here, clock), watches.add
-        more: Any = {"auto_watch": True, "clock": clock}
-        self.callbacks = callbacks.Callbacks(keys, store, recorder, sender, watches, [APP_ID], **more)
-        self.lookup = lookup.Lookup(here, store, recorder, query=query, clock=clock)
-        self.sweep = sweep.Sweep(self.lookup, sender, store, watches, clock)
-        api_recorder = Recorder(api_store, waking, here, delivers=False)
-        self.api = lookup.Lookup(here, api_store, api_recorder, query=query, clock=clock)
+        recorder, watches = Recorder(store, here, delivers=True), WatchList(table)
+        sender, self.watch = delivery.Delivery(here, recorder), watches.add
+        self.callbacks = callbacks.Callbacks(keys, sender, watches, [APP_ID], auto_watch=True)
+        self.lookup = lookup.Lookup(here, recorder, query)
+        self.sweep = sweep.Sweep(self.lookup, sender, watches)
+        self.api = lookup.Lookup(here, Recorder(api_store, here, delivers=False), query)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         """A request to the table, as boto3 names it."""

@@ -143,7 +143,7 @@ class History:
             (outcome,) = instance.api.some([_target(user_id)], math.inf, max_age_seconds)
             # An answer that could not be stored is the vendor's own word, and the newest.
             if isinstance(outcome.answer, Answer) and not isinstance(outcome.merge, StreamStateError):
-                self.judge.check(user_id, outcome.answer.state.values)
+                self.judge.check(user_id, outcome.answer.record.state.values)
 
         self._on_instance(call)
 

@@ -87,7 +87,7 @@ class Pass(Exception):
 
 
 # The fault that a call of AWS meets, if any; the operation is named as in "UpdateItem", and the call says besides its
-# parameters whether its connection is `kept` from before the fault.
+# parameters whether its connection is `kept` from before the fault, and which part of a state record is `written`.
 AwsFault = Callable[[str, Mapping[str, Any]], Fault | None]
 
 
@@ -97,6 +97,7 @@ class Wire:
     def __init__(self, world: "FaultyWorld", answer: Answer) -> None:
         self._world = world
         self._carry_out = answer
+        self.records: dict[str, Mapping[str, Any]] = {}
 
     def __call__(self, request: Request, connection: socket.socket) -> Response | None:
         world = self._world
@@ -107,7 +108,8 @@ class Wire:
             request = replace(request, body=json.dumps(call).encode())
             call["DelaySeconds"] = 1
         is_own = not (world.is_faulty and operation)
-        fault = None if is_own else world.aws_fault(operation, {**call, "kept": connection in world.kept})
+        more = {"kept": connection in world.kept, "written": self._written(call.get("Item", {}))}
+        fault = None if is_own else world.aws_fault(operation, {**call, **more})
         if not fault:
             world.connections.add(connection)
             return self._carry_out(request, connection)
@@ -125,6 +127,23 @@ class Wire:
             with contextlib.suppress(OSError):
                 connection.sendall(response.wire())
         return None
+
+    def _written(self, item: Mapping[str, Any]) -> str:
+        """The part of a state record that a PutItem changes, by the put before it: `observations`, or else a mark."""
+        if "observations" not in item:
+            return ""
+        before = self.records.get(item["user_id"]["S"], item)
+        if item["observations"]["S"] == "{}":
+            # A record of which the instance knows nothing is written to mark that a workflow waits.
+            return "has_waits"
+        self.records[item["user_id"]["S"]] = item
+        if item["observations"] != before["observations"]:
+            return "observations"
+        if item["delivered_sequence"] != before["delivered_sequence"]:
+            return "delivered_sequence"
+        if item["has_waits"]["BOOL"]:
+            return "has_waits"
+        return "no waits" if before["has_waits"]["BOOL"] else "observations"
 
 
 @dataclass
@@ -171,7 +190,7 @@ class FaultyWorld:
         self.simulator = Simulator()
         self.simulator.rotate(KEYS)
         self.aws = Aws(REGION, lambda request: Response(404))
-        self.aws.server.answer = Wire(self, self.aws.server.answer)
+        self._wire = self.aws.server.answer = Wire(self, self.aws.server.answer)
         self.connections: WeakSet[socket.socket] = WeakSet()
         self.kept: frozenset[socket.socket] = frozenset()
         self.is_faulty, self.met = False, 0
@@ -240,6 +259,7 @@ class FaultyWorld:
         self.calm()
         self._write([{"DeleteRequest": {"Key": {key: item[key] for key in ("pk", "sk")}}} for item in self._items()])
         self._write([{"PutRequest": {"Item": item}} for item in self._stored])
+        self._wire.records = {item["user_id"]["S"]: item for item in self._stored if "observations" in item}
         for url in (self.outputs["ResultsQueueUrl"], self._retry_queue_url):
             self._receive(url)
         self.simulator.arrivals.clear()

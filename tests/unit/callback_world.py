@@ -71,9 +71,8 @@ class Receiver:
         client: Any = self.secrets
         self.callbacks = Callbacks(
             CachedSecret(client, "callback-key", parse_callback_keys, 300, world.clock),
-            *(world.store, world.recorder, world.delivery, world.watch_list, [APP_ID, "app-2"]),
+            *(world.delivery, world.watch_list, [APP_ID, "app-2"]),
             auto_watch=auto_watch,
-            clock=world.clock,
         )
         self.start_ms, self._start_seconds = world.clock.now_ms(), world.clock.seconds
 

@@ -10,6 +10,7 @@ import requests
 from botocore.exceptions import ClientError
 from requests.adapters import BaseAdapter
 
+from stream_state.adapters.rate_limiter import RateLimiter
 from stream_state.clock import Clock as SystemClock
 
 # 2026-11-23T03:04:05.678Z
@@ -95,7 +96,7 @@ class FakeAdapter(BaseAdapter):
         """There is nothing to close."""
 
 
-class FreeLimiter:
+class FreeLimiter(RateLimiter):
     """A limiter that has a slot for everyone, and counts them."""
 
     def __init__(self) -> None:

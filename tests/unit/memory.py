@@ -47,7 +47,6 @@ from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
 from stream_state.services.sweep import Sweep
 from stream_state.services.waits import Waits
-from stream_state.services.waking import Waking
 from stream_state.settings import Settings
 from tests.unit.fakes import Clock
 from tests.unit.presence import MemoryPresence
@@ -189,17 +188,14 @@ class MemoryTable:
 
     def update_item(self, *, Key: Item, UpdateExpression: str, ConditionExpression: str, **more: Any) -> Any:
         item = self._item(Key)
-        names, values = more.get("ExpressionAttributeNames", {}), more["ExpressionAttributeValues"]
+        values = more["ExpressionAttributeValues"]
         self._check(item, ConditionExpression, more)
         item = dict(item or Key)
-        update, _, removed = UpdateExpression.removeprefix("SET ").partition(" REMOVE ")
-        for assignment in update.split(", "):
+        for assignment in UpdateExpression.removeprefix("SET ").split(", "):
             name, value = assignment.split(" = ")
             before, _, added = value.rpartition(" + ")
             number = {"N": str(int(item[before]["N"]) + int(values[added]["N"]))} if before else values[value]
-            item[names.get(name, name)] = number
-        for name in filter(None, removed.split(", ")):
-            item.pop(name, None)
+            item[name] = number
         self.items[Key["pk"]["S"]][Key["sk"]["S"]] = item
         return {"Attributes": item} if more.get("ReturnValues") in {"ALL_NEW", "UPDATED_NEW"} else {}
 
@@ -271,8 +267,7 @@ class MemoryTable:
         return {"Items": page} | ({"LastEvaluatedKey": keys[-1]} if len(page) == more["Limit"] else {})
 
     def _check(self, item: Item | None, condition: str, more: Mapping[str, Any]) -> None:
-        values, names = more.get("ExpressionAttributeValues", {}), more.get("ExpressionAttributeNames", {})
-        if not _holds(condition, item or {}, values, names):
+        if not _holds(condition, item or {}, more.get("ExpressionAttributeValues", {})):
             response: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "canary"}}
             if more.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD" and item:
                 response["Item"] = item
@@ -282,16 +277,16 @@ class MemoryTable:
         return self.items[key["pk"]["S"]].get(key["sk"]["S"])
 
 
-def _holds(condition: str, item: Item, values: Item, names: Mapping[str, str] | None = None) -> bool:
+def _holds(condition: str, item: Item, values: Item) -> bool:
     """Whether a condition or filter holds for an item; a comparison with an attribute that is missing does not."""
 
     def has(name: str) -> bool:
-        return (names or {}).get(name, name) in item
+        return name in item
 
     def compare(name: str, sign: str, value: str) -> bool:
         if not has(name):
             return False
-        left, right = item[(names or {}).get(name, name)], values[value]
+        left, right = item[name], values[value]
         assert left.keys() == right.keys()
         parse = float if "N" in left else str
         return bool(_OPERATORS[sign](*(parse(next(iter(side.values()))) for side in (left, right))))
@@ -302,9 +297,9 @@ def _holds(condition: str, item: Item, values: Item, names: Mapping[str, str] | 
 @cache
 def _compiled(condition: str) -> CodeType:
     """A condition as Python: the truth campaign checks some of them a million times."""
-    python = re.sub(r"attribute_(not_)?exists\(([#\w]+)\)", lambda m: f"{'not ' * bool(m[1])}has('{m[2]}')", condition)
+    python = re.sub(r"attribute_(not_)?exists\((\w+)\)", lambda m: f"{'not ' * bool(m[1])}has('{m[2]}')", condition)
     python = re.sub(r"(begins_with)\((\w+), (:\w+)\)", r"\2 \1 \3", python)
-    python = re.sub(r"([#\w]+) ([<>=]+|begins_with) (:\w+)", r"compare('\1', '\2', '\3')", python)
+    python = re.sub(r"(\w+) ([<>=]+|begins_with) (:\w+)", r"compare('\1', '\2', '\3')", python)
     return compile(python.replace(" AND ", " and ").replace(" OR ", " or "), "condition", "eval")
 
 
@@ -455,12 +450,11 @@ class World:
         self.watch_list = WatchList(self.table)
         self.workflows = workflows or MemoryWorkflows()
         self.wait_list = WaitList(self.table)
-        self.waking = Waking(self.store, self.wait_list, stands_in(self.workflows))
-        self.recorder = Recorder(self.store, self.waking, self.retry_queue, delivers=True)
-        self.lookup = Lookup(self.rtc, self.store, self.recorder, query=query, clock=clock)
-        self.waits = Waits(self.lookup, self.store, self.wait_list, self.waking, clock)
-        self.delivery = Delivery(self.queue, self.store, self.retry_queue, clock)
-        self.sweep = Sweep(self.lookup, self.delivery, self.store, self.watch_list, clock)
+        self.recorder = Recorder(self.store, self.retry_queue, delivers=True, workflows=stands_in(self.workflows))
+        self.lookup = Lookup(self.rtc, self.recorder, query)
+        self.waits = Waits(self.lookup)
+        self.delivery = Delivery(self.queue, self.recorder)
+        self.sweep = Sweep(self.lookup, self.delivery, self.watch_list)
 
     @property
     def is_untouched(self) -> bool:

@@ -15,7 +15,7 @@ from stream_state.domain.requests import BoardRequest
 from stream_state.domain.targets import Medium, Room, Target
 from stream_state.errors import InvalidRequest, StateUnavailable
 from stream_state.services import board as board_module
-from stream_state.services.board import ROOMS_OF_PAGE, USERS_OF_ROOM, BoardReader
+from stream_state.services.board import ROOMS_OF_PAGE, USERS_OF_ROOM, read_page
 from stream_state.settings import Settings
 from tests.unit.fakes import Clock
 from tests.unit.memory import APP_ID, ENVIRONMENT, Context, World, samples
@@ -259,7 +259,7 @@ def test_an_opened_room_is_of_its_app_alone(world: World, read: Read) -> None:
 def test_expired_records_and_ends_of_rooms_are_no_rooms(world: World, read: Read) -> None:
     found(world, TEACHER)
     world.clock.sleep(90_000)
-    world.store.end_room(APP_ID, "class-2", Mark(world.clock.now_ms(), world.clock.now_ms()))
+    world.store.end_room(Room(APP_ID, "class-2"), Mark(world.clock.now_ms(), world.clock.now_ms()))
 
     assert Widget(read({})).rooms == []
 
@@ -299,9 +299,9 @@ def test_a_hostile_name_is_text_and_nothing_else(world: World, read: Read, name:
     target = Target(name, name, name)
     request = BoardRequest(name, name, name, name)
     world.store.observe(target, not_found(world.clock.now_ms()))
-    reader = BoardReader(world.table, world.store, Settings.from_environment(ENVIRONMENT))
+    settings = Settings.from_environment(ENVIRONMENT)
 
-    widget = Widget(html_of(reader.page(BoardRequest(name, name)), request, ARN))
+    widget = Widget(html_of(read_page(BoardRequest(name, name), world.store, settings), request, ARN))
 
     ((room, user),) = widget.cells
     assert room == user == "".join(char if char.isprintable() else f"[U+{ord(char):04X}]" for char in name)
@@ -312,9 +312,9 @@ def test_a_hostile_name_is_text_and_nothing_else(world: World, read: Read, name:
 def test_any_name_keeps_the_rules_of_widgets(name: str) -> None:
     world = World(Clock())
     world.store.observe(Target(name, name, name), not_found(world.clock.now_ms()))
-    reader = BoardReader(world.table, world.store, Settings.from_environment(ENVIRONMENT))
+    settings = Settings.from_environment(ENVIRONMENT)
 
-    widget = Widget(html_of(reader.page(BoardRequest()), BoardRequest(), ARN))
+    widget = Widget(html_of(read_page(BoardRequest(), world.store, settings), BoardRequest(), ARN))
 
     assert widget.buttons["Open"] == [{"app_id": name, "room": name}]
 

@@ -63,8 +63,8 @@ class Endpoint:
         self.world, self.sqs = world, RetrySqs()
         client: Any = self.sqs
         retry_queue = RetryQueue(client, RETRY, DEAD)
-        world.recorder = Recorder(world.store, world.waking, retry_queue, delivers=True)
-        world.delivery = Delivery(world.queue, world.store, retry_queue, world.clock)
+        world.recorder = Recorder(world.store, retry_queue, delivers=True)
+        world.delivery = Delivery(world.queue, world.recorder)
         self.receiver = Receiver(world)
         self.module = world.function("callback", monkeypatch)
         monkeypatch.setattr(self.module, "callbacks", self.receiver.callbacks)

@@ -376,7 +376,7 @@ def test_a_secret_is_read_in_its_region(
 
     secret = make(replace(settings, **values))
 
-    assert secret._client.meta.endpoint_url == f"https://secretsmanager.{region}.amazonaws.com"
+    assert secret.client.meta.endpoint_url == f"https://secretsmanager.{region}.amazonaws.com"
 
 
 @pytest.mark.parametrize(("make", "name"), [(signing_keys, "RTC_SECRET_ID"), (callback_keys, "RTC_CALLBACK_SECRET_ID")])

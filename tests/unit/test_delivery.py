@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream_state.domain.documents import Message, ProblemMessage
+from stream_state.domain.documents import Answer, problem_message
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import Mark
 from stream_state.domain.targets import Target
@@ -29,7 +29,7 @@ def deliver(world: World, *asked: Target) -> list[Any]:
 
 def see(world: World, *seen: Target) -> None:
     """Let the api see users join: it records the change and delivers nothing."""
-    recorder = Recorder(world.store, world.waking, world.retry_queue, delivers=False)
+    recorder = Recorder(world.store, world.retry_queue, delivers=False)
     for target in seen:
         recorder.observe(target, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())}, source="query")
 
@@ -76,7 +76,7 @@ def test_a_change_whose_deliverer_died_is_delivered_with_the_same_id_ten_seconds
         raise KeyboardInterrupt
 
     world.queue.refuses = send
-    world.dynamodb.effects["update_item"] = iter([mark] if dies_at == "mark" else [])
+    world.dynamodb.effects["put_item"] = iter([None, mark] if dies_at == "mark" else [])
     with pytest.raises(KeyboardInterrupt):
         deliver(world)
     counts = []
@@ -94,7 +94,7 @@ def test_a_change_whose_deliverer_died_is_delivered_with_the_same_id_ten_seconds
 
 def test_a_message_that_could_not_be_marked_is_repeated_by_the_next_observer(world: World) -> None:
     world.rtc.say(ONE, media("audio"))
-    world.dynamodb.effects["update_item"] = iter([THROTTLED])
+    world.dynamodb.effects["put_item"] = iter([None, THROTTLED])
     results = []
     for _ in range(3):
         results += deliver(world)
@@ -112,7 +112,7 @@ def test_a_change_that_is_written_between_send_and_mark_is_delivered_too(world: 
         world.clock.seconds += 10
         see(World(world.clock, world.dynamodb.client), ONE)
 
-    world.dynamodb.effects["update_item"] = iter([write_between])
+    world.dynamodb.effects["put_item"] = iter([None, write_between])
     deliver(world)
     drain(world)
 
@@ -149,7 +149,7 @@ def test_an_event_drains_ten_changes_and_a_sweep_all_the_oldest_first(world: Wor
     assert world.queue.users() == [user.user_id for user in users]
 
 
-@pytest.mark.parametrize(("fails", "sends"), [("send", 10), ("update_item", 20), ("query", 0)])
+@pytest.mark.parametrize(("fails", "sends"), [("send", 10), ("put_item", 20), ("query", 0)])
 def test_a_whole_drain_ends_also_when_sqs_or_dynamodb_fails(world: World, fails: str, sends: int) -> None:
     see(world, *targets(20))
     sent: list[object] = []
@@ -174,7 +174,7 @@ def test_rechecks_that_cannot_be_sent_any_more_keep_no_change_waiting(world: Wor
             world.store.observe(user, {kind: Mark(at_ms, at_ms)})
     world.clock.seconds += 100
     see(world, Target(ONE.app_id, "class-2", "teacher"))
-    world.delivery = Delivery(world.queue, world.store, None, world.clock)
+    world.delivery = Delivery(world.queue, Recorder(world.store, None, delivers=True))
 
     for _ in range(4):
         drain(world)
@@ -194,7 +194,7 @@ def test_only_changes_that_sqs_accepted_are_marked_and_counted(
     assert [stored(world, target).is_undelivered for target in (ONE, TWO, THREE)] == [False, True, True]
     assert metrics(capsys) == {"StatesDelivered": [1], "StateChanges": [1]}
 
-    problem, unchanged = ProblemMessage(TWO, RtcUnavailable("Network."), 0), Message(stored(world), "table")
+    problem, unchanged = problem_message(TWO, RtcUnavailable("Network."), 0), Answer(stored(world))
     made = len(world.dynamodb.made)
     world.queue.refuses = lambda message: False
     assert world.delivery.send([problem, unchanged], world.in_seconds(10)) == ["message-2", "message-3"]

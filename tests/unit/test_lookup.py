@@ -14,9 +14,8 @@ import pytest
 from stream_state import errors
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS
 from stream_state.adapters.volcengine import VolcengineClient
-from stream_state.domain.documents import Answer
+from stream_state.domain.documents import Answer, Outcome
 from stream_state.domain.observations import QueryResult
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import WaitCondition
@@ -72,7 +71,7 @@ def test_an_answer_holds_newer_observations_of_the_record_too(world: World) -> N
     world.store.observe(ONE, query(world.clock.now_ms() + 5000, audio=True))
     world.rtc.say(ONE, media("video"))
 
-    assert ask(world).state.values["audio"] is True
+    assert ask(world).record.state.values["audio"] is True
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_the_caller_has_the_answer_and_the_delivery_the_error_if_the_table_fails
     found, *unknown = some(world, *asked)
 
     assert isinstance(found.answer, Answer)
-    assert found.answer.state.values["audio"] is True
+    assert found.answer.record.state.values["audio"] is True
     assert all(isinstance(outcome.result(), errors.TargetNotFound) for outcome in unknown)
     assert all(isinstance(outcome.merge, errors.StateUnavailable) for outcome in (found, *unknown))
     assert isinstance(world.delivery.deliver([found], world.in_seconds(10))[0], errors.StateUnavailable)
@@ -296,7 +295,7 @@ def test_an_unknown_user_is_not_yet_and_never_off(world: World, queries: object,
     answer, holds = world.waits.check(ONE, condition(world, seconds=5, publishing=False), world.in_seconds(10))
 
     # Without a query nobody said that the user is absent.
-    assert (holds, answer.state.publishing, answer.state.present.value) == (False, None, present)
+    assert (holds, answer.record.state.publishing, answer.record.state.present.value) == (False, None, present)
     assert (answer.source, answer.rtc_request_id) == (source, "request-7" if queries else None)
     with pytest.raises(errors.StreamStateTimeout):
         world.waits.check(ONE, condition(world, seconds=-1), world.in_seconds(10))

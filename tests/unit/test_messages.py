@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_state.domain.documents import Answer, Message, ProblemMessage, iso_time
+from stream_state.domain.documents import Answer, iso_time, problem_message
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.states import State, Value
 from stream_state.domain.targets import Medium
@@ -30,7 +30,7 @@ STATES = st.builds(State, st.fixed_dictionaries(dict.fromkeys(Medium, VALUE)), V
 def test_an_answer_gives_each_value_with_its_time(conforms: Conforms) -> None:
     record = record_of(join(NOW_MS - 9_000), audio(NOW_MS), stop(NOW_MS - 1_000))
 
-    answer = Answer(TARGET, record.state).document()
+    answer = Answer(record).document()
 
     conforms("answer", answer)
     assert answer == {
@@ -65,11 +65,13 @@ def test_a_time_is_in_utc_to_the_millisecond(at_ms: int) -> None:
 
 @given(STATES, st.none() | st.fixed_dictionaries(dict.fromkeys([*OFF, "present"], MAYBE)))
 def test_any_state_keeps_the_schemas(conforms: Conforms, state: State, delivered: Values) -> None:
-    answer = Answer(TARGET, state, "query", "request-1").document()
     record = replace(record_of(query(NOW_MS, video=None)), delivered=delivered)
+    shown = replace(record)
+    vars(shown)["state"] = state
+    answer = Answer(shown, "query", "request-1").document()
 
     conforms("answer", answer)
-    conforms("message", Message(record, "table").document())
+    conforms("message", Answer(record, "table").message())
     media, times = [*answer["media"].values()], [at for at in answer["media_observed_at"].values() if at]
     assert answer["publishing"] is (True if True in media else None if None in media else False)
     assert times == [] or answer["observed_at"] == min(times)
@@ -78,7 +80,7 @@ def test_any_state_keeps_the_schemas(conforms: Conforms, state: State, delivered
 def test_a_first_message_names_all_that_is_known_as_changed(conforms: Conforms) -> None:
     record = record_of(query(NOW_MS, audio=True, screen_video=None))
 
-    message = Message(record, "query", "request-1").document()
+    message = Answer(record, "query", "request-1").message()
 
     conforms("message", message)
     assert message["changed"] == ["audio", "video", "screen_audio", "present"]
@@ -92,7 +94,7 @@ def test_a_later_message_names_the_differences_from_the_last_one_delivered(confo
     record = record_of(query(NOW_MS, video=True)).with_delivery(last, NOW_MS - 10)
     record = record.merged(query(NOW_MS + 1), NOW_MS).after
 
-    message = Message(record, "callback").document()
+    message = Answer(record, "callback").message()
 
     conforms("message", message)
     assert message["changed"] == ["audio", "screen_video", "present"]
@@ -102,7 +104,7 @@ def test_a_later_message_names_the_differences_from_the_last_one_delivered(confo
 def test_a_change_has_one_id_and_another_change_another() -> None:
     def message_id(at_ms: int, sequence: int, delivered_sequence: int) -> str:
         record = StateRecord(TARGET, query(at_ms), sequence, {**OFF, "present": None}, delivered_sequence)
-        return str(Message(record, "query").document()["id"])
+        return str(Answer(record, "query").message()["id"])
 
     # A change has its id by the sequence, a state that was delivered before also by its time.
     assert message_id(5, 2, 1) == message_id(6, 2, 1)
@@ -112,9 +114,9 @@ def test_a_change_has_one_id_and_another_change_another() -> None:
 def test_a_problem_names_its_target(conforms: Conforms) -> None:
     error = QuotaExceeded("Later.", retry_after_seconds=1)
 
-    message = ProblemMessage(TARGET, error, NOW_MS).document()
+    message = problem_message(TARGET, error, NOW_MS)
 
     conforms("message", message)
     assert message["problem"] == error.problem()
     assert (message["type"], message["room_id"], message["version"]) == ("stream_state_problem", "class-1", "1")
-    assert message["id"] != ProblemMessage(TARGET, error, NOW_MS + 1).document()["id"]
+    assert message["id"] != problem_message(TARGET, error, NOW_MS + 1)["id"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stream_state.domain.targets import Target
-from stream_state.errors import RtcThrottled, RtcUnavailable, TargetNotFound
-from stream_state.observability import entry_point, log_error, logger, publish_metrics, record, record_error
+from stream_state.errors import RtcThrottled, TargetNotFound
+from stream_state.observability import entry_point, log_error, logger, publish_metrics, record
 from tests.unit.memory import Context
 
 type Documents = list[dict[str, Any]]
@@ -39,9 +39,9 @@ def values(documents: Documents, metric: str) -> list[float]:
 def test_a_metric_is_published_once_in_the_embedded_format(published: Callable[[], Documents]) -> None:
     record("RtcCalls")
     record("RtcLatency", 12.5, "Milliseconds")
-    record_error("RtcThrottled")
-    record_error(RtcUnavailable("Down."))
-    record_error("RtcUnavailable", 2)
+    record("Errors", error="RtcThrottled")
+    record("Errors", error="RtcUnavailable")
+    record("Errors", 2, error="RtcUnavailable")
 
     publish_metrics()
     documents = published()
@@ -72,7 +72,7 @@ def test_no_value_is_lost_among_many_threads(published: Callable[[], Documents])
     def work(_: int) -> None:
         for _ in range(50):
             record("RtcCalls")
-            record_error("RtcThrottled")
+            record("Errors", error="RtcThrottled")
             record("RtcLatency", 1, "Milliseconds")
 
     with ThreadPoolExecutor(8) as pool:

@@ -9,7 +9,6 @@ import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
 from stream_state.adapters.queues import (
-    MAX_BATCH_BYTES,
     MAX_TRIES,
     QueueMessage,
     ResultsQueue,
@@ -68,19 +67,6 @@ def test_messages_go_in_batches_of_ten_and_in_order(
     for batch in queue_client.batches:
         assert len({entry["Id"] for entry in batch}) == len(batch)
         assert not any({"MessageGroupId", "MessageDeduplicationId"} & entry.keys() for entry in batch)
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(100_000, [2, 2, 1]), (MAX_BATCH_BYTES, [1] * 5), (20_000, [5])])
-def test_a_batch_is_no_larger_than_sqs_accepts(
-    queue: ResultsQueue, queue_client: FakeQueue, size: int, sizes: list[int]
-) -> None:
-    room = size - len(json.dumps(messages(1, more="")[0], separators=(",", ":")))
-
-    outcomes = queue.send(messages(5, more="x" * room), DEADLINE)
-
-    assert [len(batch) for batch in queue_client.batches] == sizes
-    assert all(sum(len(entry["MessageBody"]) for entry in batch) <= MAX_BATCH_BYTES for batch in queue_client.batches)
-    assert outcomes == [f"id-of-{i}" for i in range(5)]
 
 
 def test_a_body_has_only_characters_that_sqs_accepts(queue: ResultsQueue, queue_client: FakeQueue) -> None:

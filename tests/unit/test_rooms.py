@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from stream_state import errors
+from stream_state.domain.documents import Outcome
 from stream_state.domain.observations import Presence, offline, online
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Room, Target
+from tests.unit.fakes import aws_error
 from tests.unit.memory import APP_ID, World, media, metrics, targets
 from tests.unit.observed import event
 
@@ -151,8 +152,15 @@ def test_a_room_whose_call_fails_has_one_problem_and_stays_as_it_was(room: World
     assert (room.values(GUEST), room.rtc.calls) == (before, [])
 
 
+def test_a_room_whose_records_cannot_be_read_is_not_an_empty_one(room: World) -> None:
+    room.lookup.query = "off"
+    room.dynamodb.effects["query"] = iter([aws_error("ProvisionedThroughputExceededException")])
+
+    assert shown(some(room, ROOM)) == {"class-1": "StateUnavailable"}
+
+
 def test_a_room_with_more_users_than_can_be_asked_about_in_time_is_refused(room: World, clock: Any) -> None:
-    room.lookup = type(room.lookup)(room.rtc, room.store, room.recorder, max_wait_seconds=3, qps=50, clock=clock)
+    room.lookup = type(room.lookup)(room.rtc, room.recorder, max_wait_seconds=3, qps=50)
     room.rtc.rooms[HALL] = {f"user-{number}" for number in range(501)}
 
     assert shown(some(room, HALL, ROOM, seconds=10)).keys() == {"hall-1", "guest", "new", "teacher"}
@@ -322,6 +330,32 @@ def test_a_refusal_of_the_keys_ends_a_sweep_by_presence(room: World) -> None:
 
     assert (summary["failed"], len(room.rtc.presence_calls) <= 2 * 16) == (1, True)
     assert summary["remaining"] == 99
+
+
+def test_users_whose_presence_call_fails_keep_their_state_and_their_age(
+    room: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room.lookup.query = "presence"
+    room.watch_list.add([TEACHER, GUEST], 3600)
+    metrics(capsys)
+    room.rtc.presence_error = errors.RtcUnavailable("Down.")
+
+    summary = sweep(room)
+
+    assert (summary["failed"], summary["remaining"], (room.values(GUEST) or {})["present"]) == (2, 0, True)
+    assert metrics(capsys)["StalestState"] == [pytest.approx(60, abs=1)]
+
+
+def test_when_the_presence_calls_are_withdrawn_too_given_targets_are_answered_from_the_table(room: World) -> None:
+    room.lookup.query = "presence"
+    room.rtc.presence_error = RETIRED
+
+    summary = sweep(room, TEACHER, NEW, emits_all=True)
+
+    messages = {message["user_id"]: message for message in room.queue.take()}
+    assert messages["teacher"]["source"] == "table"
+    assert messages["new"]["problem"]["error"] == "RtcActionRetired"
+    assert (summary["delivered"], summary["failed"]) == (1, 1)
 
 
 # Rechecks

@@ -11,7 +11,7 @@ from stream_state.adapters.state_store import STATE_LIFE_SECONDS, StateStore
 from stream_state.adapters.table import MAX_TRIES, PAGE_ITEMS, Table
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Mark, QueryResult
-from stream_state.domain.targets import Medium, Target
+from stream_state.domain.targets import Medium, Room, Target
 from stream_state.errors import StateUnavailable
 from stream_state.settings import Settings, SettingsError
 from tests.unit.fakes import Clock, aws_error
@@ -116,7 +116,7 @@ def test_a_record_lives_for_a_day_after_its_last_observation(world: World) -> No
 
     # A delivery lets no record live longer, for the instance that delivered it either.
     world.clock.seconds += 2
-    assert (world.store.read([TARGET]), world.store.room(APP_ID, "class-1", None).entries) == ({}, [])
+    assert (world.store.read([TARGET]), world.store.room(Room(APP_ID, "class-1")).entries) == ({}, [])
     later = world.store.observe(TARGET, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())}).after
     assert [name for name, value in later.state.values.items() if value is not None] == ["present"]
     assert (later.delivered, later.sequence > second.sequence > first.sequence) == (second.state.values, True)
@@ -136,20 +136,20 @@ def test_a_room_lists_its_own_users_page_by_page_in_the_order_of_ids(memory: Wor
     users = targets(PAGE_ITEMS + 3)
     for target in (Target(APP_ID, "class-11", "teacher"), Target("app-2", "class-1", "teacher"), *reversed(users)):
         observe(memory, target)
-    memory.store.end_room(APP_ID, "class-1", Mark(0, 0))
+    memory.store.end_room(Room(APP_ID, "class-1"), Mark(0, 0))
 
-    first = memory.store.room(APP_ID, "class-1", None)
-    second = memory.store.room(APP_ID, "class-1", first.next_key)
+    first = memory.store.room(Room(APP_ID, "class-1"))
+    second = memory.store.room(Room(APP_ID, "class-1"), first.next_key)
 
     assert [record.target for record in (*first.entries, *second.entries)] == users
     assert (first.next_key, second.next_key) == (users[PAGE_ITEMS - 1].user_id, None)
-    assert memory.store.room(APP_ID, "nowhere", None).entries == []
+    assert memory.store.room(Room(APP_ID, "nowhere")).entries == []
 
 
 def test_the_newest_end_of_a_room_is_merged_into_records_that_are_written_later(world: World) -> None:
     now_ms = world.clock.now_ms()
     for at_ms in (now_ms + 1000, now_ms - 5000):
-        world.store.end_room(APP_ID, "class-1", Mark(at_ms, at_ms))
+        world.store.end_room(Room(APP_ID, "class-1"), Mark(at_ms, at_ms))
 
     merge = world.store.observe(TARGET, {"audio.start": Mark(now_ms, now_ms)})
 
@@ -248,7 +248,7 @@ FAILURES |= {error.__name__: error(endpoint_url="https://canary.example") for er
 STEPS: dict[str, Callable[[World], object]] = {
     "put_item": lambda world: observe(world, TARGET),
     "get_item": lambda world: observe(world, TARGET),
-    "update_item": lambda world: world.store.mark_delivered(StateRecord(TARGET, sequence=1, revision=1)),
+    "update_item": lambda world: world.store.end_room(TARGET.room, Mark(0, 0)),
     "query": lambda world: world.store.undelivered(10),
     "batch_get_item": lambda world: world.store.read([TARGET]),
     "batch_write_item": lambda world: world.watch_list.add([TARGET], 60),

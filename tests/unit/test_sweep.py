@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stream_state import errors
-from stream_state.domain.outcomes import Outcome
+from stream_state.domain.documents import Outcome
 from stream_state.domain.targets import Target
 from tests.unit.fakes import aws_error
 from tests.unit.memory import World, media, metrics, targets

@@ -14,6 +14,7 @@ import requests
 import urllib3
 
 from stream_state.adapters.credentials import CachedSecret, parse_signing_keys
+from stream_state.adapters.rate_limiter import RateLimiter
 from stream_state.adapters.signing import SigningKeys
 from stream_state.adapters.vendor_http import MAX_BODY_BYTES
 from stream_state.adapters.volcengine import MAX_TRIES, RENEW_SECONDS, VolcengineClient
@@ -64,7 +65,7 @@ DENIED = failing("SignatureDoesNotMatch", 401)
 THROTTLED = failing("FlowLimitExceeded", 429)
 
 
-class RecordingLimiter:
+class RecordingLimiter(RateLimiter):
     """A limiter that grants a slot after a time, and records what the client asks of it."""
 
     def __init__(self, clock: Clock, wait_seconds: float = 0) -> None:

@@ -386,7 +386,7 @@ def test_a_record_of_a_wait_alone_is_no_known_state(world: World) -> None:
     begin(world)
 
     assert world.record(TEACHER) is None
-    assert world.store.room(TEACHER.app_id, TEACHER.room_id, None).entries == []
+    assert world.store.room(TEACHER.room).entries == []
     assert (world.queue.messages, world.store.undelivered(10).entries) == ([], [])
 
 
@@ -461,8 +461,8 @@ def test_an_answer_that_cannot_be_recorded_is_an_answer(world: World) -> None:
     begin(world, medium="audio")
     fails = repeat(aws_error("ProvisionedThroughputExceededException"))
     begun = count()
-    # The item of the wait is written, its record is not.
-    world.dynamodb.effects["put_item"] = (None if next(begun) == 0 else next(fails) for _ in count())
+    # The item of the wait is written and its record is marked, but the answer is not written.
+    world.dynamodb.effects["put_item"] = (None if next(begun) < 2 else next(fails) for _ in count())
     world.clock.seconds += 60
 
     token = begin(world, wait_id="execution-2")

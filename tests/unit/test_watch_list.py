@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from stream_state.adapters.table import PAGE_ITEMS
-from stream_state.adapters.watch_list import LEASE_SECONDS, PARTITIONS, Watch
+from stream_state.adapters.watch_list import LEASE_SECONDS, PARTITIONS, Watch, partition_of
 from stream_state.domain.targets import Target
 from tests.unit.fakes import Clock
 from tests.unit.memory import World, targets
@@ -83,7 +83,7 @@ def test_the_watches_of_many_rooms_lie_in_16_partitions_and_are_listed_once_each
     assert sorted(whole) == sorted(Watch(target, 0, 0).key for target in [*crowd, *others])
     for cursor in (whole[0], whole[120], whole[-1]):
         assert [*keys(None, cursor), *keys(cursor)] == whole
-    assert {Watch(target, 0, 0).partition for target in others} == set(range(PARTITIONS))
+    assert {partition_of(Watch(target, 0, 0).key) for target in others} == set(range(PARTITIONS))
     assert world.watch_list.count() == len(whole)
 
 

@@ -10,7 +10,7 @@ from stream_state import errors
 from stream_state.adapters.table import PAGE_ITEMS
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch
 from stream_state.domain.targets import Target
-from stream_state.services import watch_pass
+from stream_state.services import in_order
 from stream_state.services.rooms import READ_AHEAD
 from tests.unit.fakes import aws_error
 from tests.unit.memory import Media, World, media, metrics, targets
@@ -141,7 +141,7 @@ def test_the_cursor_is_stored_after_every_page_and_at_the_end(world: World, one_
     world.run_sweep()
 
     values = [made["ExpressionAttributeValues"] for name, made in world.dynamodb.made if name == "update_item"]
-    cursors = [value[":cursor"]["S"] for value in values if ":cursor" in value]
+    cursors = [value[":cursor_key"]["S"] for value in values if ":cursor_key" in value]
     assert cursors == [key(everyone[PAGE_ITEMS - 1]), key(everyone[PAGE_ITEMS + 49])]
 
 
@@ -149,7 +149,7 @@ def test_a_sweep_keeps_its_lease_also_while_no_answer_comes(
     world: World, one_at_a_time: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given calls that are on hold for minutes
-    monkeypatch.setattr(watch_pass, "KEEP_SECONDS", 0.002)
+    monkeypatch.setattr(in_order, "IDLE_SECONDS", 0.001)
     watch(world, targets(3))
     others: list[bool] = []
 
@@ -246,5 +246,5 @@ def test_the_age_of_the_stalest_state_is_recorded(world: World, capsys: pytest.C
     world.clock.seconds += 60
     assert stalest_seconds(world, capsys) == pytest.approx(120, abs=1)
     # If the record cannot be read, the age counts from the watch.
-    world.dynamodb.effects["batch_get_item"] = iter([None, FAILS])
+    world.dynamodb.effects["batch_get_item"] = iter([FAILS])
     assert stalest_seconds(world, capsys) == pytest.approx(190, abs=1)

@@ -22,13 +22,18 @@ import re
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
+# An error with such a status may be gone when the caller asks again.
+MAY_PASS = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+
 
 class StreamStateError(Exception):
     """Base of all errors; `str()` of an error says what is wrong and what to do about it."""
 
     default_status: ClassVar[int] = 500
-    is_retryable: ClassVar[bool] = False
     title: ClassVar[str] = "The stream state could not be determined"
+
+    def __init_subclass__(cls, *, status: int, title: str) -> None:
+        cls.default_status, cls.title = status, title
 
     def __init__(
         self,
@@ -43,7 +48,7 @@ class StreamStateError(Exception):
         super().__init__(detail)
         self.detail: Final = detail
         self.status: Final = status or self.default_status
-        self.retryable: Final = self.is_retryable if retryable is None else retryable
+        self.retryable: Final = self.default_status in MAY_PASS if retryable is None else retryable
         self.retry_after_seconds: Final = retry_after_seconds
         self.rtc_code: Final = rtc_code
         self.rtc_request_id: Final = rtc_request_id
@@ -80,108 +85,61 @@ class StreamStateError(Exception):
         return document | {key: value for key, value in optional.items() if value is not None}
 
 
-class InvalidRequest(StreamStateError):
+class InvalidRequest(StreamStateError, status=400, title="The request is not valid"):
     """An id, body, event, option, route or signature breaks the rules."""
 
-    default_status = 400
-    title = "The request is not valid"
 
-
-class TargetNotFound(StreamStateError):
+class TargetNotFound(StreamStateError, status=404, title="The room or the user is unknown"):
     """The vendor says that the room or the user is unknown; `observed_at_ms` is when the vendor was asked."""
-
-    default_status = 404
-    title = "The room or the user is unknown"
 
     def __init__(self, detail: str, *, observed_at_ms: int | None = None, **more: Any) -> None:
         super().__init__(detail, **more)
         self.observed_at_ms: Final = observed_at_ms
 
 
-class QuotaExceeded(StreamStateError):
+class QuotaExceeded(StreamStateError, status=429, title="The call limit leaves no slot in time"):
     """Our own rate limiter has no slot before the caller's deadline."""
 
-    default_status = 429
-    is_retryable = True
-    title = "The call limit leaves no slot in time"
 
-
-class RtcThrottled(StreamStateError):
+class RtcThrottled(StreamStateError, status=429, title="Volcengine throttled the call"):
     """The vendor throttled the call, after bounded retries."""
 
-    default_status = 429
-    is_retryable = True
-    title = "Volcengine throttled the call"
 
-
-class CredentialsInvalid(StreamStateError):
+class CredentialsInvalid(StreamStateError, status=500, title="The keys cannot be used"):
     """The secret with the keys is missing, denied or malformed."""
 
-    title = "The keys cannot be used"
 
-
-class CredentialsUnavailable(StreamStateError):
+class CredentialsUnavailable(StreamStateError, status=503, title="The keys could not be read"):
     """The secret could not be read, and no usable earlier value is at hand."""
 
-    default_status = 503
-    is_retryable = True
-    title = "The keys could not be read"
 
-
-class StateUnavailable(StreamStateError):
+class StateUnavailable(StreamStateError, status=503, title="The table of states could not be read or written"):
     """DynamoDB failed where the answer needs it."""
 
-    default_status = 503
-    is_retryable = True
-    title = "The table of states could not be read or written"
 
-
-class DeliveryFailed(StreamStateError):
+class DeliveryFailed(StreamStateError, status=503, title="The result could not be delivered to the queue"):
     """SQS did not accept a message, after retries."""
 
-    default_status = 503
-    is_retryable = True
-    title = "The result could not be delivered to the queue"
 
-
-class RtcAccessDenied(StreamStateError):
+class RtcAccessDenied(StreamStateError, status=502, title="Volcengine denied access"):
     """The vendor refused the keys, the policy or the AppId."""
 
-    default_status = 502
-    title = "Volcengine denied access"
 
-
-class RtcRequestRefused(StreamStateError):
+class RtcRequestRefused(StreamStateError, status=502, title="Volcengine refused the request"):
     """The vendor calls the request malformed."""
 
-    default_status = 502
-    title = "Volcengine refused the request"
 
-
-class RtcActionRetired(StreamStateError):
+class RtcActionRetired(StreamStateError, status=502, title="Volcengine has withdrawn the action"):
     """The vendor withdrew the action."""
 
-    default_status = 502
-    title = "Volcengine has withdrawn the action"
 
-
-class RtcProtocolError(StreamStateError):
+class RtcProtocolError(StreamStateError, status=502, title="Volcengine's answer was not understood"):
     """The vendor's answer was not understood."""
 
-    default_status = 502
-    title = "Volcengine's answer was not understood"
 
-
-class RtcUnavailable(StreamStateError):
+class RtcUnavailable(StreamStateError, status=503, title="Volcengine could not be reached or failed"):
     """Network, TLS, time-out or a server error at the vendor, after bounded retries."""
 
-    default_status = 503
-    is_retryable = True
-    title = "Volcengine could not be reached or failed"
 
-
-class StreamStateTimeout(StreamStateError):
+class StreamStateTimeout(StreamStateError, status=504, title="The state did not come in time"):
     """A wait is past its deadline."""
-
-    default_status = 504
-    title = "The state did not come in time"

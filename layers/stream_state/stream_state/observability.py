@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
@@ -13,58 +13,38 @@ from stream_state.domain.targets import Room, Target
 from stream_state.errors import StreamStateError
 
 NAMESPACE = "StreamState"
-# The embedded metric format allows so many values of one metric in one document.
-MAX_VALUES = 100
 
 logger = Logger(use_rfc3339=True)
 _lock = threading.Lock()
-_values: dict[tuple[Any, ...], list[float]] = {}
+# Powertools' metrics by their dimension, each safe within the lock alone.
+_emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
 
 type Handler = Callable[[Any, LambdaContext], Any]
 
 
 def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str) -> None:
     """Add a value to a metric, or to the metric with a dimension such as `error="RtcThrottled"`; counts are summed."""
-    key = (unit, metric, *dimension.items())
+    key = tuple(dimension.items())
     with _lock:
-        values = _values.setdefault(key, [])
-        if unit == "Count" and values:
-            values[0] += value
+        if key not in _emitters:
+            _emitters[key] = EphemeralMetrics(namespace=NAMESPACE)
+            for name, text in key:
+                _emitters[key].add_dimension(name, text)
+        earlier = _emitters[key].metric_set.get(metric)
+        if unit == "Count" and earlier:
+            earlier["Value"][0] += value
         else:
-            values.append(value)
-        # A full metric is written at once, so that a long sweep does not collect values without bound.
-        if len(values) == MAX_VALUES:
-            _write({key: _values.pop(key)})
-
-
-def record_error(error: StreamStateError | str, count: int = 1) -> None:
-    """Count an error, by its name."""
-    record("Errors", count, error=error if isinstance(error, str) else error.name)
+            # This writes a metric at once that has as many values as a document holds.
+            _emitters[key].add_metric(metric, unit, value)
 
 
 def publish_metrics() -> None:
     """Write all recorded values in CloudWatch's embedded metric format, and forget them."""
     with _lock:
-        _write(_values)
-        _values.clear()
-
-
-def _write(recorded: Mapping[tuple[Any, ...], Iterable[float]]) -> None:
-    """Print documents; the caller holds the lock, so that the lines of two threads do not mix."""
-    emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
-    for (unit, metric, *dimensions), values in recorded.items():
-        emitter = emitters.get(tuple(dimensions))
-        if emitter is None:
-            emitter = emitters[tuple(dimensions)] = EphemeralMetrics(namespace=NAMESPACE)
-            for name, value in dimensions:
-                emitter.add_dimension(name, value)
-        first, *others = values
-        emitter.add_metric(metric, unit, first)
-        # `add_metric` formats all values for a debug message with each value that it adds.
-        emitter.metric_set[metric]["Value"] += others
-    for emitter in emitters.values():
-        if emitter.metric_set:
-            emitter.flush_metrics()
+        for emitter in _emitters.values():
+            if emitter.metric_set:
+                emitter.flush_metrics()
+        _emitters.clear()
 
 
 def entry_point(handler: Handler) -> Handler:

@@ -1,6 +1,7 @@
 """The environment of a function, read once and checked as a whole."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,32 +17,28 @@ class SettingsError(ValueError):
 def _app_ids(value: str) -> tuple[str, ...]:
     app_ids = tuple(part.strip() for part in value.split(","))
     if not all(part and part.isprintable() and len(part) <= _APP_ID_MAX_LENGTH for part in app_ids):
-        message = f"must be AppIds joined by commas, each 1 to {_APP_ID_MAX_LENGTH} printable characters"
-        raise ValueError(message)
+        raise ValueError(f"must be AppIds joined by commas, each 1 to {_APP_ID_MAX_LENGTH} printable characters")
     return app_ids
 
 
 def _endpoint(value: str) -> str:
     url = urlsplit(value)
     try:
-        has_port = url.port != 0
+        is_host = bool(url.hostname) and url.port != 0
     except ValueError:
-        has_port = False
-    plain_but_local = url.scheme == "http" and url.hostname in _LOOPBACK_HOSTS
-    if not url.hostname or not has_port or not (url.scheme == "https" or plain_but_local):
-        message = "must be an https address (http is accepted for a loopback host only)"
-        raise ValueError(message)
+        is_host = False
+    is_safe = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK_HOSTS)
+    if not (is_host and is_safe):
+        raise ValueError("must be an https address (http is accepted for a loopback host only)")
     if url.path not in {"", "/"} or url.query or url.fragment or url.username is not None:
-        message = "must be a host without path, query or user"
-        raise ValueError(message)
+        raise ValueError("must be a host without path, query or user")
     return f"{url.scheme}://{url.netloc}/"
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in choices:
-            message = f"must be {' or '.join(choices)}"
-            raise ValueError(message)
+            raise ValueError(f"must be {' or '.join(choices)}")
         return value
 
     return parse
@@ -51,26 +48,13 @@ def _is_true(value: str) -> bool:
     return _one_of("true", "false")(value) == "true"
 
 
-def _whole_number(least: int, most: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        if not (value.isascii() and value.isdecimal() and least <= int(value) <= most):
-            message = f"must be a whole number from {least} to {most}"
-            raise ValueError(message)
-        return int(value)
-
-    return parse
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
+def _number(kind: type[float], least: float, most: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not least <= number <= most:
-            message = f"must be a number from {least} to {most}"
-            raise ValueError(message)
-        return number
+        with suppress(ValueError):
+            number = kind(value)
+            if least <= number <= most:
+                return number
+        raise ValueError(f"must be a {'whole ' if issubclass(kind, int) else ''}number from {least} to {most}")
 
     return parse
 
@@ -90,13 +74,13 @@ class Settings:
     rtc_query: str = _variable(_one_of("on", "presence", "off"), "on")
     rtc_secret_id: str = _variable(str)
     rtc_callback_secret_id: str = _variable(str)
-    rtc_qps: float = _variable(_number(1, 60), "50")
-    rtc_burst: int = _variable(_whole_number(1, 60), "5")
-    rtc_connect_timeout: float = _variable(_number(0.01, 60), "2")
-    rtc_read_timeout: float = _variable(_number(0.01, 60), "3")
-    rtc_max_wait_seconds: float = _variable(_number(0, 900), "3")
-    rtc_skew_seconds: float = _variable(_number(0, 300), "5")
-    secret_max_age: float = _variable(_number(0, 86_400), "300")
+    rtc_qps: float = _variable(_number(float, 1, 60), "50")
+    rtc_burst: int = _variable(_number(int, 1, 60), "5")
+    rtc_connect_timeout: float = _variable(_number(float, 0.01, 60), "2")
+    rtc_read_timeout: float = _variable(_number(float, 0.01, 60), "3")
+    rtc_max_wait_seconds: float = _variable(_number(float, 0, 900), "3")
+    rtc_skew_seconds: float = _variable(_number(float, 0, 300), "5")
+    secret_max_age: float = _variable(_number(float, 0, 86_400), "300")
     auto_watch: bool = _variable(_is_true, "false")
     table_name: str = _variable(str)
     results_queue_url: str = _variable(str)
@@ -123,6 +107,5 @@ class Settings:
         """The text of a setting that not every function needs; raises `SettingsError` if it is empty."""
         value: str = getattr(self, name)
         if not value:
-            message = f"{name.upper()} is not set."
-            raise SettingsError(message)
+            raise SettingsError(f"{name.upper()} is not set.")
         return value

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
@@ -13,7 +14,6 @@ from stream_state.domain.parsing import (
     JsonError,
     invalid,
     parse_app_id,
-    parse_id,
     parse_json,
     parse_object,
     parse_path_id,
@@ -23,68 +23,64 @@ from stream_state.errors import InvalidRequest, StreamStateError
 from stream_state.observability import log_error
 
 MAX_BODY_BYTES = 256 * 1024
-MAX_TOKEN_LENGTH = 1024
 # A request whose time differs from now by more than this counts as received now.
 MAX_DELAY_MS = 60_000
 # Characters that stand in a path as they are (RFC 3986), besides letters and digits; also the % of an encoded path.
 _IN_PATHS = "/-._~!$&'()*+,;=:@%"
+_ID = "[A-Za-z0-9@._-]{1,128}"
+# The keys of a page, by their parts: a user of the room asked for, or app, room and user of a watch. The watch of a
+# whole room names no user.
+_PAGE_KEYS = {1: re.compile(_ID), 3: re.compile(rf".{{1,128}}#{_ID}#({_ID})?")}
 
 type Response = dict[str, Any]
 
 
+@dataclass(eq=False, repr=False)
 class Request:
     """A request with its deadline in monotonic seconds; `InvalidRequest` says what is wrong with the request."""
 
-    def __init__(self, event: Mapping[str, Any], deadline: float = 0) -> None:
-        self._event = event
-        self.deadline = deadline
+    event: Mapping[str, Any]
+    deadline: float = 0
 
     @property
     def path(self) -> str:
         """The path, decoded in payload 2.0, encoded in payload 1.0."""
-        path = self._event.get("rawPath") or self._event.get("path")
+        path = self.event.get("rawPath") or self.event.get("path")
         return path if isinstance(path, str) else "/"
 
     @property
     def received_at_ms(self) -> int:
         """When API Gateway received the request, in milliseconds since 1970."""
         now_ms = CLOCK.now_ms()
-        context = self._event["requestContext"]
+        context = self.event["requestContext"]
         time_ms = context.get("timeEpoch") or context.get("requestTimeEpoch")
         return time_ms if isinstance(time_ms, int) and 0 <= now_ms - time_ms <= MAX_DELAY_MS else now_ms
 
     def path_id(self, name: str) -> str:
         """An id in the path, decoded once: payload 1.0 arrives encoded, 2.0 decoded."""
         value = self._object("pathParameters").get(name)
-        if "resource" in self._event and isinstance(value, str):
+        if "resource" in self.event and isinstance(value, str):
             try:
                 value = unquote(value, errors="strict")
             except UnicodeDecodeError:
                 raise invalid(name, "is not percent-encoded UTF-8") from None
         return parse_path_id(value, name)
 
-    def app_id(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> str:
-        """The AppId that the query names, else the default."""
-        return parse_app_id(query.get("app_id", app_ids[0]), app_ids)
+    def room(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Room:
+        """The room that path and query name; the first AppId is the default."""
+        return Room(parse_app_id(query.get("app_id", app_ids[0]), app_ids), self.path_id("room_id"))
 
     def target(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Target:
         """The target that path and query name."""
-        return Target(self.app_id(query, app_ids), self.path_id("room_id"), self.path_id("user_id"))
-
-    def room(self, query: Mapping[str, str], app_ids: tuple[str, ...]) -> Room:
-        """The room that path and query name."""
-        return Room(self.app_id(query, app_ids), self.path_id("room_id"))
+        room = self.room(query, app_ids)
+        return Target(room.app_id, room.room_id, self.path_id("user_id"))
 
     def query(self, names: Collection[str]) -> Mapping[str, str]:
         """The query's parameters; the values of a repeated parameter are joined by commas, as in payload 2.0."""
-        several = self._object("multiValueQueryStringParameters")
-        if not all(isinstance(values, list | None) for values in several.values()):
-            raise invalid("the query", "must have lists of values")
-        texts = {name: [str(value) for value in values or () if value is not None] for name, values in several.items()}
-        joined = {name: ",".join(values) for name, values in texts.items() if values}
-        single = self._object("queryStringParameters")
-        given = joined or {name: str(value) for name, value in single.items() if value is not None}
-        return parse_object(given, names, "the query")
+        given = self._object("multiValueQueryStringParameters") or self._object("queryStringParameters")
+        lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+        texts = {name: [str(value) for value in values if value is not None] for name, values in lists.items()}
+        return parse_object({name: ",".join(values) for name, values in texts.items() if values}, names, "the query")
 
     def event_text(self) -> str:
         """The body of a callback event, which is JSON by its content type."""
@@ -103,16 +99,16 @@ class Request:
 
     def _object(self, name: str) -> Mapping[str, Any]:
         """An object of the event; null and a missing one are empty."""
-        value = self._event.get(name) or {}
+        value = self.event.get(name) or {}
         if not isinstance(value, Mapping):
             raise invalid(f"the event's {name}", "must be an object")
         return value
 
     def _body(self) -> str:
-        body = self._event.get("body") or ""
+        body = self.event.get("body") or ""
         if not isinstance(body, str):
             raise invalid("the body", "must be text")
-        encoded = self._event.get("isBase64Encoded")
+        encoded = self.event.get("isBase64Encoded")
         size = len(body) * 3 // 4 - body[-2:].count("=") if encoded else len(body.encode(errors="surrogatepass"))
         if size > MAX_BODY_BYTES:
             detail = f"The body is larger than {MAX_BODY_BYTES} bytes."
@@ -135,18 +131,16 @@ def route(event: Any) -> str:
 
 def respond(event: Any, routes: Mapping[str, Callable[[Request], Response]], deadline: float) -> Response:
     """The response of the event's route, or its error as a problem; raises `InvalidRequest` for any other event."""
-    answer = routes.get(route(event), _refuse_route)
+    answer = routes.get(route(event))
     try:
+        if answer is None:
+            # API Gateway sends no route of another function here of itself.
+            detail = "The path and the method are no route of this API: see its OpenAPI document."
+            raise InvalidRequest(detail, status=HTTPStatus.NOT_FOUND)
         return answer(Request(event, deadline))
     except StreamStateError as error:
         log_error(error)
         return problem_response(error, event)
-
-
-def _refuse_route(_: Request) -> Response:
-    """Refuse a route of another function; API Gateway does not send one here of itself."""
-    detail = "The path and the method are no route of this API: see its OpenAPI document."
-    raise InvalidRequest(detail, status=HTTPStatus.NOT_FOUND)
 
 
 def whole_number(text: str) -> int | str:
@@ -159,17 +153,12 @@ def page_key(query: Mapping[str, str], parts: int) -> str | None:
     """The key in a `next_token`, None for the first page; keys of the list asked for have so many parts."""
     if "next_token" not in query:
         return None
-    key, token = "", query["next_token"]
     try:
-        key = base64.b64decode(token if len(token) <= MAX_TOKEN_LENGTH else "", altchars=b"-_", validate=True).decode()
-        # DynamoDB refuses some keys, and finds nothing after a key of another list. Only an AppId can hold a #.
-        found = key.rsplit("#", parts - 1)
-        # The watch of a whole room names no user.
-        for part in found[-2:-1] if found[2:] == [""] else found[-2:]:
-            parse_id(part, "next_token")
-    except (ValueError, InvalidRequest):
-        found = []
-    if len(found) < parts:
+        key = base64.b64decode(query["next_token"], altchars=b"-_", validate=True).decode()
+    except ValueError:
+        key = ""
+    # DynamoDB refuses some keys, and finds nothing after a key of another list.
+    if not _PAGE_KEYS[parts].fullmatch(key):
         raise invalid("next_token", "was not given by this API")
     return key
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -30,7 +29,7 @@ def client(service: str, **options: Any) -> Any:
 
     The client raises `MalformedAnswer` for a body that is not JSON: botocore alone reads HTML as an empty answer.
     """
-    made = _session().client(service, config=Config(**_CONFIG, **options))
+    made: Any = boto3.client(service, config=Config(**_CONFIG, **options))  # type: ignore[call-overload]  # any service
     made.meta.events.register("before-parse", _check_answer)
     return made
 
@@ -39,12 +38,6 @@ def error_code(error: Exception) -> str:
     """The service's code for an error, else the name of the exception; never a message."""
     code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
     return code or type(error).__name__
-
-
-@cache
-def _session() -> Any:
-    """One for all clients: it keeps the descriptions of services that it has read."""
-    return boto3.session.Session()
 
 
 def _check_answer(response_dict: dict[str, Any], **_: Any) -> None:

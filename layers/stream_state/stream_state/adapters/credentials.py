@@ -1,8 +1,10 @@
 """The signing keys and the callback keys: read from Secrets Manager, cached, read again when they are rejected."""
 
-import threading
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -14,8 +16,6 @@ from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
     from stream_state.adapters.signing import SigningKeys
 
 # After a failed read the earlier value serves for so long before the next one.
@@ -31,38 +31,32 @@ _REFUSALS: Mapping[str, str] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class CachedSecret[T]:
     """The keys in a secret, cached; safe to share among threads."""
 
-    def __init__(
-        self,
-        client: "SecretsManagerClient",
-        secret_id: str,
-        parse: Callable[[str | None], T],
-        max_age_seconds: float,
-        clock: Clock = CLOCK,
-    ) -> None:
-        self._client = client
-        self._secret_id = secret_id
-        self._parse = parse
-        self._max_age_seconds = max_age_seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._keys: T | None = None
-        self._read_at = self._stale_at = float("-inf")
-        self._failure: StreamStateError | None = None
+    client: Any
+    secret_id: str
+    parse: Callable[[str | None], T]
+    max_age_seconds: float
+    clock: Clock = CLOCK
+    _lock: Lock = field(default_factory=Lock, init=False)
+    _keys: T | None = field(default=None, init=False)
+    _read_at: float = field(default=-math.inf, init=False)
+    _stale_at: float = field(default=-math.inf, init=False)
+    _failure: StreamStateError | None = field(default=None, init=False)
 
     def keys(self) -> T:
         """The keys, read again after `max_age_seconds`; if that fails the earlier keys serve for a while.
 
         Raises `CredentialsInvalid` or `CredentialsUnavailable` if there are no earlier keys.
         """
-        asked_at, earlier = self._clock.monotonic(), self._keys
+        asked_at, earlier = self.clock.monotonic(), self._keys
         # While one thread reads, the others go on with the earlier keys; without any they wait.
         if earlier is not None and (asked_at < self._stale_at or self._lock.locked()):
             return earlier
         with self._lock:
-            if self._keys is not None and self._clock.monotonic() < self._stale_at:
+            if self._keys is not None and self.clock.monotonic() < self._stale_at:
                 return self._keys
             if self._failure and self._read_at >= asked_at:
                 # Another thread's read failed while this thread waited for it.
@@ -72,7 +66,7 @@ class CachedSecret[T]:
             except StreamStateError as error:
                 if self._keys is None:
                     raise
-                self._stale_at = self._clock.monotonic() + _RETRY_AFTER_SECONDS
+                self._stale_at = self.clock.monotonic() + _RETRY_AFTER_SECONDS
                 logger.warning("The earlier keys serve on. " + error.detail, extra={"error": error.name})
                 return self._keys
 
@@ -90,18 +84,18 @@ class CachedSecret[T]:
 
     def _read(self) -> T:
         record("SecretRefreshes")
-        self._read_at = self._clock.monotonic()
+        self._read_at = self.clock.monotonic()
         try:
-            self._keys, self._failure = self._parse(self._text()), None
+            self._keys, self._failure = self.parse(self._text()), None
         except StreamStateError as error:
             self._failure = error
             raise
-        self._stale_at = self._read_at + self._max_age_seconds
+        self._stale_at = self._read_at + self.max_age_seconds
         return self._keys
 
     def _text(self) -> str | None:
         try:
-            return self._client.get_secret_value(SecretId=self._secret_id).get("SecretString")
+            return cast("str | None", self.client.get_secret_value(SecretId=self.secret_id).get("SecretString"))
         except ClientError as error:
             if refusal := _REFUSALS.get(aws.error_code(error)):
                 raise _malformed(refusal) from None

@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from itertools import batched
+from typing import Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -14,15 +15,11 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target, parse_whole_number
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
-from stream_state.observability import logger, record, record_error
+from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
-
+# A batch of the longest messages has a tenth of the size that SQS accepts.
 MAX_BATCH_ENTRIES = 10
-MAX_BATCH_BYTES = 256 * 1024
 MAX_TRIES = 3
 BACKOFF_SECONDS = 0.2
 # The attribute of a kept callback event that says when it was received, in milliseconds since 1970.
@@ -32,18 +29,17 @@ RECHECK_DELAY_SECONDS = 6
 MAX_RECHECKS = 5
 
 type Message = Mapping[str, Any]
-type Entry = SendMessageBatchRequestEntryTypeDef
+type Entry = dict[str, Any]
 type Outcome = str | DeliveryFailed
 
 
+@dataclass(eq=False)
 class ResultsQueue:
     """Sends messages to one queue, standard or FIFO; safe to share among threads."""
 
-    def __init__(self, client: "SQSClient", url: str, clock: Clock = CLOCK) -> None:
-        self._client = client
-        self._url = url
-        self._is_fifo = url.endswith(".fifo")
-        self._clock = clock
+    client: Any
+    url: str
+    clock: Clock = CLOCK
 
     @classmethod
     def from_settings(cls, settings: Settings, timeout_seconds: float = 3) -> Self:
@@ -56,59 +52,54 @@ class ResultsQueue:
 
         SQS gets a message that it may accept later again, with full jitter, until `deadline` (monotonic seconds).
         """
-        outcomes: dict[int, Outcome] = {}
-        waiting = {index: self._entry(index, message) for index, message in enumerate(messages)}
+        outcomes: dict[str, Outcome] = {}
+        failed: dict[str, DeliveryFailed] = {}
+        waiting = [self._entry(index, message) for index, message in enumerate(messages)]
         for tries in range(1, MAX_TRIES + 1):
-            for batch in _batches(waiting.values()):
-                in_time = self._clock.monotonic() <= deadline
+            for batch in batched(waiting, MAX_BATCH_ENTRIES, strict=False):
+                in_time = self.clock.monotonic() <= deadline
                 outcomes |= self._send_batch(batch) if in_time else _all(batch, "NoTimeLeft")
-            waiting = {index: entry for index, entry in waiting.items() if _may_be_sent_again(outcomes[index])}
-            pause = self._clock.jitter(0, BACKOFF_SECONDS * 2**tries)
-            if not waiting or tries == MAX_TRIES or self._clock.monotonic() + pause > deadline:
+            failed = {name: to for name, to in outcomes.items() if isinstance(to, DeliveryFailed)}
+            waiting = [entry for entry in waiting if entry["Id"] in failed and failed[entry["Id"]].retryable]
+            pause = self.clock.jitter(0, BACKOFF_SECONDS * 2**tries)
+            if not waiting or tries == MAX_TRIES or self.clock.monotonic() + pause > deadline:
                 break
-            self._clock.sleep(pause)
-        if failed := sum(isinstance(outcome, DeliveryFailed) for outcome in outcomes.values()):
-            record_error("DeliveryFailed", failed)
-        return [outcomes[index] for index in range(len(messages))]
+            self.clock.sleep(pause)
+        if failed:
+            record("Errors", len(failed), error="DeliveryFailed")
+        return [outcomes[str(index)] for index in range(len(messages))]
 
-    def _entry(self, index: int, message: Message) -> "Entry":
+    def _entry(self, index: int, message: Message) -> Entry:
         entry: Entry = {"Id": str(index), "MessageBody": json.dumps(message, separators=(",", ":"))}
-        if self._is_fifo:
+        if self.url.endswith(".fifo"):
             # A problem about a whole room names no user.
             target = Target(message["app_id"], message["room_id"], message.get("user_id", ""))
-            entry["MessageGroupId"] = target.digest()
-            entry["MessageDeduplicationId"] = message["id"]
+            entry |= {"MessageGroupId": target.digest(), "MessageDeduplicationId": message["id"]}
         return entry
 
-    def _send_batch(self, batch: "list[Entry]") -> dict[int, Outcome]:
+    def _send_batch(self, batch: Sequence[Entry]) -> dict[str, Outcome]:
         try:
-            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=batch)
+            answer = self.client.send_message_batch(QueueUrl=self.url, Entries=list(batch))
         except (ClientError, BotoCoreError) as error:
             reason = aws.error_code(error)
             logger.warning("SQS did not accept a batch.", extra={"reason": reason, "messages": len(batch)})
             return _all(batch, reason)
-        sent = {int(entry["Id"]): entry["MessageId"] for entry in answer.get("Successful", ())}
+        sent = {entry["Id"]: entry["MessageId"] for entry in answer.get("Successful", ())}
         failed = {
-            int(entry["Id"]): _failure(entry["Code"], retryable=not entry["SenderFault"])
+            entry["Id"]: _failure(entry["Code"], retryable=not entry["SenderFault"])
             for entry in answer.get("Failed", ())
         }
         return _all(batch, "NotAnswered") | sent | failed
 
 
+@dataclass(eq=False)
 class RetryQueue:
     """Keeps callback events for later, and carries rechecks; safe to share among threads."""
 
-    def __init__(
-        self,
-        client: "SQSClient",
-        url: str,
-        dead_letter_url: str = "",
-        recheck_delay_seconds: int = RECHECK_DELAY_SECONDS,
-    ) -> None:
-        self._client = client
-        self._url = url
-        self._dead_letter_url = dead_letter_url
-        self._recheck_delay_seconds = recheck_delay_seconds
+    client: Any
+    url: str
+    dead_letter_url: str = ""
+    recheck_delay_seconds: int = RECHECK_DELAY_SECONDS
 
     @classmethod
     @cache
@@ -119,34 +110,33 @@ class RetryQueue:
         delay = math.ceil(settings.rtc_skew_seconds) + 1
         return cls(_client(0.3, 0.4), url, settings.callback_dead_letter_queue_url, delay)
 
-    def keep(self, text: str, received_at_ms: int) -> None:
-        """Keep the text of a callback event; raises `DeliveryFailed`."""
+    def keep(self, text: str, received_at_ms: int, *, url: str = "") -> None:
+        """Keep the text of a callback event, here or in another queue; raises `DeliveryFailed`."""
         received = {"DataType": "Number", "StringValue": str(received_at_ms)}
-        self._send(self._url, MessageBody=text, MessageAttributes={RECEIVED: received})
+        self._send(url or self.url, MessageBody=text, MessageAttributes={RECEIVED: received})
 
     def dead_letter(self, message: "QueueMessage") -> bool:
         """Move a message to the dead-letter queue; whether there is one. Raises `DeliveryFailed`."""
-        if self._dead_letter_url:
-            received = {"DataType": "Number", "StringValue": str(message.received_at_ms)}
-            self._send(self._dead_letter_url, MessageBody=message.body, MessageAttributes={RECEIVED: received})
-        return bool(self._dead_letter_url)
+        if self.dead_letter_url:
+            self.keep(message.body, message.received_at_ms, url=self.dead_letter_url)
+        return bool(self.dead_letter_url)
 
     def recheck(self, target: Target, tries: int = 0) -> None:
         """Ask, by a delayed message, to look at a target again; raises `DeliveryFailed`."""
         message = {"recheck": target.as_dict(), "tries": tries}
         body = json.dumps(message, separators=(",", ":"))
-        self._send(self._url, MessageBody=body, DelaySeconds=self._recheck_delay_seconds)
+        self._send(self.url, MessageBody=body, DelaySeconds=self.recheck_delay_seconds)
         record("Rechecks")
 
     def _send(self, url: str, **parameters: Any) -> None:
         try:
             try:
-                self._client.send_message(QueueUrl=url, **parameters)
+                self.client.send_message(QueueUrl=url, **parameters)
             except (ClientError, BotoCoreError):
                 # The first request after a pause may meet a kept connection that is dead.
-                self._client.send_message(QueueUrl=url, **parameters)
+                self.client.send_message(QueueUrl=url, **parameters)
         except (ClientError, BotoCoreError) as error:
-            record_error("DeliveryFailed")
+            record("Errors", error="DeliveryFailed")
             raise _failure(aws.error_code(error), retryable=True) from None
 
 
@@ -183,61 +173,34 @@ def messages_of(event: Mapping[str, Any]) -> list[QueueMessage]:
 
     A record that is not formed as SQS forms it has an empty body, so that it fails alone.
     """
-    records = event["Records"]
-    messages = [_message(record) for record in records if _is_message(record)] if isinstance(records, list) else []
+    records, messages = event["Records"], []
+    for entry in records if isinstance(records, list) else ():
+        match entry:
+            case {"eventSource": "aws:sqs", "messageId": str(message_id)}:
+                messages.append(_message(message_id, entry))
     if not messages and records != []:
         raise invalid("the event", "must be a request of API Gateway, or a batch of CallbackRetryQueue's messages")
     return messages
 
 
-def _is_message(entry: object) -> bool:
-    """Whether a record can be answered for: it has the id of a message."""
-    return (
-        isinstance(entry, Mapping) and isinstance(entry.get("messageId"), str) and entry.get("eventSource") == "aws:sqs"
-    )
-
-
-def _message(entry: Mapping[str, Any]) -> QueueMessage:
+def _message(message_id: str, entry: Mapping[str, Any]) -> QueueMessage:
     try:
-        attributes = entry["attributes"]
-        received = (
-            (entry.get("messageAttributes") or {}).get(RECEIVED, {}).get("stringValue", attributes["SentTimestamp"])
-        )
-        return QueueMessage(
-            entry["messageId"], str(entry["body"]), int(received), int(attributes["ApproximateReceiveCount"])
-        )
+        attributes, own = entry["attributes"], entry.get("messageAttributes") or {}
+        received = own.get(RECEIVED, {}).get("stringValue", attributes["SentTimestamp"])
+        count = int(attributes["ApproximateReceiveCount"])
+        return QueueMessage(message_id, str(entry["body"]), int(received), count)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return QueueMessage(entry["messageId"], "", 0, 0)
+        return QueueMessage(message_id, "", 0, 0)
 
 
-def _client(connect_timeout: float, read_timeout: float) -> "SQSClient":
+def _client(connect_timeout: float, read_timeout: float) -> Any:
     """A client that tries once: the queues here decide which message is sent again."""
     retries = {"mode": "standard", "total_max_attempts": 1}
-    client: SQSClient = aws.client("sqs", connect_timeout=connect_timeout, read_timeout=read_timeout, retries=retries)
-    return client
+    return aws.client("sqs", connect_timeout=connect_timeout, read_timeout=read_timeout, retries=retries)
 
 
-def _batches(entries: "Iterable[Entry]") -> "Iterator[list[Entry]]":
-    """The entries in order, in batches of at most 10 and 256 KiB."""
-    batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        entry_size = len(entry["MessageBody"].encode())
-        if batch and (len(batch) == MAX_BATCH_ENTRIES or size + entry_size > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(entry)
-        size += entry_size
-    if batch:
-        yield batch
-
-
-def _all(batch: "list[Entry]", reason: str) -> dict[int, Outcome]:
-    return {int(entry["Id"]): _failure(reason, retryable=True) for entry in batch}
-
-
-def _may_be_sent_again(outcome: Outcome) -> bool:
-    return isinstance(outcome, DeliveryFailed) and outcome.retryable
+def _all(batch: Sequence[Entry], reason: str) -> dict[str, Outcome]:
+    return {entry["Id"]: _failure(reason, retryable=True) for entry in batch}
 
 
 def _failure(reason: str, *, retryable: bool) -> DeliveryFailed:

@@ -1,14 +1,15 @@
 """The rate limiter of all calls to the vendor: every call reserves a slot before it begins."""
 
 import math
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import cache
+from threading import Lock
 from typing import Any, Literal
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from stream_state.adapters import aws
-from stream_state.adapters.limiter_item import BUSY, HOLD, IDLE, MAIN, OWN_LIMITS, LimiterItem, number
+from stream_state.adapters.table import Table, key_of
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
 from stream_state.observability import logger, record
@@ -16,11 +17,19 @@ from stream_state.settings import Settings
 
 type Function = Literal["api", "task", "sweep", "callback"]
 
+# The names of the items: that of GetUserStreamState, whose hold is the kill switch of all calls, and others.
+MAIN, ONLINE_USERS, USERS_PROPERTY = "rtc", "GetRoomOnlineUsers", "GetRoomUsersProperty"
+# Calls a second and burst, by item, of actions with limits of their own: 40 a second, and 10 a second for each AppId. A
+# call begins up to `LATE_US` after its slot, so a second can hold the slots of 1.2 s: at most 30 * 1.2 + 3 = 39 and
+# 8 * 1.2 + 1 = 10 of them.
+OWN_LIMITS: Mapping[str, tuple[float, int]] = {ONLINE_USERS: (30, 3), USERS_PROPERTY: (8, 1)}
 MAX_HOLD_SECONDS = 60
 # A call may begin on a view of the kill switch that is so old; an older view is refreshed first.
 HOLD_VIEW_US = 1_000_000
 # The longest pause between two questions, so that a thread notices a lifted hold; also the pause after a failure.
 MAX_PAUSE_US = 5_000_000
+# A thread that waits for another one looks so often whether a slot can still come in time.
+LOOK_US = 100_000
 # A call that would begin so late after its slot gets another slot, once. Without this, a thousand callers on a loaded
 # machine make 61 to 67 calls in the worst second at 50/s; with it, 57 to 59.
 LATE_US = 200_000
@@ -28,26 +37,22 @@ LATE_US = 200_000
 # Without this pause, eight sweeps make 4.7 writes for a slot (2.3), and lookups wait 0.2 s (p99; 0.04 s).
 SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS = 2, 16
 
+_NOT_ON_HOLD = "(attribute_not_exists(hold_until) OR hold_until <= :seconds)"
+# DynamoDB has no maximum of two values: the instance tries the likelier case first, that slots are reserved or none is.
+_BUSY = ("SET next_us = next_us + :more", f"next_us >= :now AND next_us <= :latest AND {_NOT_ON_HOLD}")
+_IDLE = ("SET next_us = :next", f"(attribute_not_exists(next_us) OR next_us < :now) AND {_NOT_ON_HOLD}")
+_HOLD = ("SET hold_until = :until", "attribute_not_exists(hold_until) OR hold_until < :until")
+_THROTTLES = {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
 _FULL = "No call to Volcengine is free before this request must end. Ask again later, or for fewer targets."
 _ON_HOLD = "Calls to Volcengine are on hold. Ask again later."
 _FAILED = "The table that holds the call limit throttles or does not answer. Ask again later."
-
-
-@dataclass(slots=True, eq=False)
-class _Caller:
-    """A thread that waits, and its slot (epoch microseconds)."""
-
-    deadline_us: int
-    woken: threading.Event = field(default_factory=threading.Event)
-    slot_us: int | None = None
 
 
 class RateLimiter:
     """GCRA on one DynamoDB item that all processes share; safe to share among threads.
 
     The item's `next_us` is the time at which the next call is due; calls may begin earlier than that by the burst. Its
-    `hold_until` (epoch seconds) stops the calls, and so does that of `main`, another action's rate limiter. The first
-    thread in the queue asks the table for a block of slots.
+    `hold_until` (epoch seconds) stops the calls, and so does that of `main`, another action's rate limiter.
     """
 
     def __init__(
@@ -60,16 +65,15 @@ class RateLimiter:
         name: str = MAIN,
         main: "RateLimiter | None" = None,
     ) -> None:
-        self._item = LimiterItem(client, settings.table_name, name)
-        self._function, self._clock, self._main = function, clock, main
+        self._client, self._function, self._clock, self._main = client, function, clock, main
+        self._place: Mapping[str, Any] = {"TableName": settings.table_name, "Key": key_of("limiter", name)}
         self._is_patient = function in {"sweep", "callback"}
         qps, self._burst = OWN_LIMITS.get(name.partition("#")[0], (settings.rtc_qps, settings.rtc_burst))
         # Rounded up, so that the rate is never above the one configured.
         self._interval_us = math.ceil(1_000_000 / qps)
         # Patient functions leave half of the burst to callers who wait.
         self._tolerance_us = (self._burst // 2 if self._is_patient else self._burst - 1) * self._interval_us
-        self._lock, self._view_lock = threading.Lock(), threading.Lock()
-        self._queue: list[_Caller] = []
+        self._lock, self._view_lock = Lock(), Lock()
         # The item as last seen and the time of that, the end of a pause after a failure, the time of the next question.
         self._next_us = self._hold_us = self._seen_us = self._failure_us = self._turn_us = 0
         self._spread_slots, self._was_busy = 0.0, False
@@ -83,14 +87,9 @@ class RateLimiter:
         deadline_us = self._now_us() + math.ceil((deadline - started) * 1_000_000)
         was_late = False
         while True:
-            caller = _Caller(deadline_us)
-            self._queue_up(caller)
-            if caller.slot_us is None:
-                record("QuotaDenied")
-                free_us, detail = self._outlook()
-                raise QuotaExceeded(detail, retry_after_seconds=max(free_us - deadline_us, 0) / 1_000_000)
-            self._clock.sleep(max(caller.slot_us - self._now_us(), 0) / 1_000_000)
-            if self._now_us() - caller.slot_us > LATE_US and not was_late:
+            slot_us = self._slot(deadline_us)
+            self._clock.sleep(max(slot_us - self._now_us(), 0) / 1_000_000)
+            if self._now_us() - slot_us > LATE_US and not was_late:
                 was_late = True
             elif self.held_until_us() <= self._now_us():
                 break
@@ -106,111 +105,111 @@ class RateLimiter:
                 return
             self._hold_us, self._seen_us = until * 1_000_000, self._now_us()
         logger.warning("All calls to Volcengine are on hold.", extra={"hold_until": until})
-        self._item.update(HOLD, {":until": until})
+        self._update(_HOLD, {":until": until})
 
     def held_until_us(self) -> int:
         """Until when calls are on hold, by a view of the item that is fresh enough; one read serves all threads."""
         with self._view_lock:
             if self._now_us() - self._seen_us > HOLD_VIEW_US:
-                until = self._item.hold_until()
-                self._hold_us = self._hold_us if until is None else until * 1_000_000
+                try:
+                    answer = self._client.get_item(**self._place, ConsistentRead=True)
+                    self._hold_us = _number(answer.get("Item", {}), "hold_until") * 1_000_000
+                except (BotoCoreError, ClientError) as error:
+                    logger.warning("A hold could not be looked up.", extra={"error": aws.error_code(error)})
                 self._seen_us = self._now_us()
         return max(self._hold_us, self._main.held_until_us() if self._main else 0)
 
-    def _queue_up(self, caller: _Caller) -> None:
-        """Wait for a slot from another thread or for the deadline; the first in the queue asks the table."""
-        with self._lock:
-            self._queue.append(caller)
-            if self._queue[0] is caller:
-                caller.woken.set()
-        caller.woken.wait(max(caller.deadline_us - self._now_us(), 0) / 1_000_000)
-        try:
-            if self._queue[:1] == [caller]:
-                self._lead(caller)
-        finally:
-            self._let_go([caller])
-
-    def _let_go(self, callers: list[_Caller]) -> None:
-        """Take callers from the queue and wake them, and the thread that is the first then."""
-        with self._lock:
-            self._queue = [caller for caller in self._queue if caller not in callers]
-            for caller in callers + self._queue[:1]:
-                caller.woken.set()
-
-    def _lead(self, caller: _Caller) -> None:
-        """Ask the table until the caller has a slot or can get none."""
+    def _slot(self, deadline_us: int) -> int:
+        """A slot before the deadline; one thread at a time asks the table for one."""
         if self._hold_us and self._now_us() - self._seen_us > HOLD_VIEW_US:
             self._hold_us = self._turn_us = 0
-        was_denied = False
-        self._refuse(was_denied=was_denied)
-        while caller in self._queue:
-            if (pause_us := min(self._turn_us, caller.deadline_us) - self._now_us()) > 0:
-                self._clock.sleep(pause_us / 1_000_000)
-            else:
-                was_denied = not self._reserve()
-            self._refuse(was_denied=was_denied)
+        self._check(deadline_us)
+        while not self._lock.acquire(timeout=max(min(deadline_us - self._now_us(), LOOK_US), 0) / 1_000_000):
+            self._check(deadline_us, was_denied=True)
+        try:
+            was_denied = False
+            while True:
+                self._check(deadline_us, was_denied=was_denied)
+                if (pause_us := min(self._turn_us, deadline_us) - self._now_us()) > 0:
+                    self._clock.sleep(pause_us / 1_000_000)
+                elif slot_us := self._reserve(deadline_us):
+                    return slot_us
+                else:
+                    was_denied = True
+        finally:
+            self._lock.release()
 
-    def _refuse(self, *, was_denied: bool) -> None:
-        """Refuse the callers that can get no slot; a sweep or a callback only at its deadline."""
-        now, (free_us, _) = self._now_us(), self._outlook()
-        certain_us = min(free_us - 1, now) if self._is_patient else free_us - 1
-        last_us = max(certain_us, now) if was_denied else certain_us
-        self._let_go([caller for caller in self._queue if caller.deadline_us <= last_us])
+    def _check(self, deadline_us: int, *, was_denied: bool = False) -> None:
+        """Refuse a caller who can get no slot in time; a sweep or a callback only at its deadline."""
+        # The time before which no slot can be had, and the reason.
+        busy_us = self._next_us - self._tolerance_us
+        free_us, detail = max((busy_us, _FULL), (self._hold_us, _ON_HOLD), (self._failure_us, _FAILED))
+        is_over = deadline_us <= self._now_us()
+        is_certain = deadline_us < free_us and (is_over or not self._is_patient)
+        if is_certain or (was_denied and is_over):
+            record("QuotaDenied")
+            raise QuotaExceeded(detail, retry_after_seconds=max(free_us - deadline_us, 0) / 1_000_000)
 
-    def _reserve(self) -> bool:
-        """Reserve a block of slots with one write and hand them out; False after a denial."""
-        now, is_granted = self._now_us(), False
-        block, latest_us = self._block(now)
-        more = len(block) * self._interval_us
-        for write in (BUSY, IDLE) if self._was_busy or self._next_us >= now else (IDLE, BUSY):
-            values = {":more": more, ":latest": latest_us} if write is BUSY else {":next": now + more}
-            is_granted, item = self._item.update(write, {":seconds": now // 1_000_000, ":now": now, **values})
+    def _reserve(self, deadline_us: int) -> int | None:
+        """Reserve the next slot with one write; None after a denial."""
+        now, is_granted, seen_us = self._now_us(), False, self._next_us
+        last_us = min(deadline_us, now + self._interval_us) if self._is_patient else deadline_us
+        busy = {":more": self._interval_us, ":latest": last_us + self._tolerance_us}
+        idle = {":next": now + self._interval_us}
+        for write in (_BUSY, _IDLE) if self._was_busy or self._next_us >= now else (_IDLE, _BUSY):
+            values = {":seconds": now // 1_000_000, ":now": now, **(busy if write is _BUSY else idle)}
+            is_granted, item = self._update(write, values)
             if item is None:
                 pause_us = int(self._clock.jitter(MAX_PAUSE_US / 2, MAX_PAUSE_US))
                 self._turn_us = self._failure_us = self._now_us() + pause_us
-                return False
-            self._next_us, self._hold_us = number(item, "next_us"), number(item, "hold_until") * 1_000_000
+                return None
+            self._next_us, self._hold_us = _number(item, "next_us"), _number(item, "hold_until") * 1_000_000
             if self._main:
                 self._hold_us = max(self._hold_us, self._main.held_until_us())
             self._seen_us = now
-            if is_granted or self._next_us > latest_us or self._hold_us > now:
+            if is_granted or self._next_us > busy[":latest"] or self._hold_us > now:
                 break
         # Others who kept the item busy are likely to do so still.
-        self._was_busy = write is BUSY or not is_granted
+        is_shared = write is _BUSY and self._next_us - self._interval_us > seen_us
+        self._was_busy = is_shared or not is_granted
         self._take_turn(is_granted=is_granted)
-        if is_granted:
-            due_us = self._next_us - more - self._tolerance_us
-            for place, caller in enumerate(block):
-                caller.slot_us = max(now, due_us + place * self._interval_us)
-            self._let_go(block)
-        return is_granted
-
-    def _block(self, now: int) -> tuple[list[_Caller], int]:
-        """The callers to reserve for, at least one, and the latest `next_us` at which their slots are in time."""
-        head_us = self._queue[0].deadline_us
-        latest_us = (min(head_us, now + self._interval_us) if self._is_patient else head_us) + self._tolerance_us
-        # Sweeps that compete ask for one slot: with blocks, one of eight gets 166 slots and another gets 1.
-        most = 1 if self._spread_slots >= 1 else self._burst
-        free = (latest_us - max(now, self._next_us)) // self._interval_us + 1
-        block = [caller for caller in self._queue if caller.deadline_us >= head_us][: max(min(free, most), 1)]
-        return block, latest_us - (len(block) - 1) * self._interval_us
+        return max(now, self._next_us - self._interval_us - self._tolerance_us) if is_granted else None
 
     def _take_turn(self, *, is_granted: bool) -> None:
         """Set the time of the next question: when a slot opens for a sweep, later at random if sweeps compete."""
-        now, spread, turn_us = self._now_us(), self._spread_slots, 0
+        now, turn_us = self._now_us(), 0
         opens_us = self._next_us - self._tolerance_us - (self._interval_us if self._is_patient else 0)
         # Waiting callers pause only if the item denies a slot that it shows as free.
         if self._is_patient or opens_us <= now:
-            spread = spread / 2 if is_granted else min(spread + SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS)
+            more = min(self._spread_slots + SPREAD_STEP_SLOTS, MAX_SPREAD_SLOTS)
+            spread = self._spread_slots / 2 if is_granted else more
             # A slot that is free after a grant shows unused rate: without this, a sweep alone uses 3 % less of it.
             self._spread_slots = 0.0 if is_granted and opens_us <= now else spread
             pause_us = int(self._clock.jitter(0, self._spread_slots) * self._interval_us)
             turn_us = max(opens_us, now) + pause_us
         self._turn_us = min(max(turn_us, self._hold_us), now + MAX_PAUSE_US)
 
-    def _outlook(self) -> tuple[int, str]:
-        """The time before which no slot can be had, and the reason."""
-        return max((self._next_us - self._tolerance_us, _FULL), (self._hold_us, _ON_HOLD), (self._failure_us, _FAILED))
+    def _update(self, write: tuple[str, str], values: Mapping[str, int], tries: int = 2) -> tuple[bool, Any]:
+        """Whether the condition of a write held, and the item; None for the item if the table fails."""
+        try:
+            answer = self._client.update_item(
+                **self._place,
+                UpdateExpression=write[0],
+                ConditionExpression=write[1],
+                ExpressionAttributeValues={name: {"N": str(value)} for name, value in values.items()},
+                ReturnValues="UPDATED_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+            return True, answer["Attributes"]
+        except (BotoCoreError, ClientError, KeyError) as error:
+            code = aws.error_code(error)
+            if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
+                return False, error.response.get("Item", {})
+            if tries > 1 and code not in _THROTTLES:
+                # A kept connection may be dead, for example after Lambda froze the function.
+                return self._update(write, values, tries - 1)
+            logger.warning("The item of the rate limiter could not be written.", extra={"error": code})
+            return False, None
 
     def _now_us(self) -> int:
         return int(self._clock.now() * 1_000_000)
@@ -222,6 +221,20 @@ def rate_limiters(settings: Settings, function: Function) -> Callable[[str], Rat
     # One try: the rate limiter itself decides what it tries again.
     retries = {"mode": "standard", "total_max_attempts": 1}
     client = aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries=retries)
-    main = RateLimiter(client, settings, function)
-    own = cache(lambda name: RateLimiter(client, settings, function, name=name, main=main))
-    return lambda name: main if name == MAIN else own(name)
+
+    @cache
+    def limiter(name: str) -> RateLimiter:
+        return RateLimiter(client, settings, function, name=name, main=None if name == MAIN else limiter(MAIN))
+
+    return limiter
+
+
+def reserved_until(table: Table) -> tuple[float, float]:
+    """Until when slots are reserved, and until when calls are on hold, in seconds since 1970."""
+    item = table.call("get_item", Key=key_of("limiter", MAIN)).get("Item", {})
+    return _number(item, "next_us") / 1_000_000, _number(item, "hold_until")
+
+
+def _number(item: Mapping[str, Any], name: str) -> int:
+    """A number of the item, 0 if the item has none."""
+    return math.ceil(float(item.get(name, {}).get("N", 0)))

@@ -9,61 +9,53 @@ from typing import Any
 
 from stream_state.adapters.table import Item, Scalar, attributes, key_of
 from stream_state.domain.merging import StateRecord, as_lists, from_lists
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 
 INDEX, LISTED = "Undelivered", "yes"
+_NUMBERS = ("sequence", "delivered_sequence", "revision", "recheck_at_ms", "changed_at_ms", "expires_at")
+_FLAGS = ("is_room_end_read", "has_waits")
 
 
-def item_of(record: StateRecord, expires_at: int, listed_after_ms: int | None) -> Item:
-    """The item of a record; `listed_after_ms`: when the list shows it, None if the list does not."""
+def item_of(record: StateRecord) -> Item:
+    """The item of a record."""
     values: dict[str, Scalar] = {
         **record.target.as_dict(),
+        **{name: getattr(record, name) for name in _NUMBERS + _FLAGS},
         "observations": as_json(as_lists(record.observations)),
-        "sequence": record.sequence,
         "delivered": as_json(record.delivered),
-        "delivered_sequence": record.delivered_sequence,
-        "revision": record.revision,
-        "is_room_end_read": record.is_room_end_read,
-        "recheck_at_ms": record.recheck_at_ms,
-        "has_waits": record.has_waits,
-        "changed_at_ms": record.changed_at_ms,
-        "expires_at": expires_at,
     }
-    if listed_after_ms is not None:
-        values |= {"undelivered": LISTED, "deliver_after": listed_after_ms}
+    if record.deliver_after_ms:
+        values |= {"undelivered": LISTED, "deliver_after": record.deliver_after_ms}
     return {**key(record.target), **attributes(values)}
 
 
 def record_of(target: Target, item: Item, skew_ms: int) -> StateRecord:
     """The record in an item."""
+    plain: dict[str, Any] = {name: int(item[name]["N"]) for name in _NUMBERS}
+    plain |= {name: item[name]["BOOL"] for name in _FLAGS}
     return StateRecord(
         target,
         from_lists(json.loads(item["observations"]["S"])),
-        int(item["sequence"]["N"]),
-        json.loads(item["delivered"]["S"]),
-        int(item["delivered_sequence"]["N"]),
-        int(item["revision"]["N"]),
-        item["is_room_end_read"]["BOOL"],
-        int(item["recheck_at_ms"]["N"]),
-        item["has_waits"]["BOOL"],
-        int(item["changed_at_ms"]["N"]),
-        skew_ms,
+        delivered=json.loads(item["delivered"]["S"]),
+        deliver_after_ms=int(item["deliver_after"]["N"]) if "deliver_after" in item else 0,
+        skew_ms=skew_ms,
+        **plain,
     )
 
 
-def partition(app_id: str, room_id: str) -> str:
+def partition(room: Room) -> str:
     """The partition of a room's records."""
-    return f"state#{app_id}#{room_id}"
+    return f"state#{room.app_id}#{room.room_id}"
 
 
 def key(target: Target) -> dict[str, Any]:
     """The key of a target's record."""
-    return key_of(partition(target.app_id, target.room_id), target.user_id)
+    return key_of(partition(target.room), target.user_id)
 
 
-def room_key(app_id: str, room_id: str) -> dict[str, Any]:
+def room_key(room: Room) -> dict[str, Any]:
     """The key of the end of a room."""
-    return key_of(f"{partition(app_id, room_id)}#", "room")
+    return key_of(f"{partition(room)}#", "room")
 
 
 def target_of_key(item: Item) -> Target:

@@ -35,35 +35,35 @@ class SigningKeys:
         return tuple(filter(None, (self.access_key_id, self.secret_access_key, self.session_token)))
 
 
+@dataclass(eq=False)
 class VolcengineAuth(AuthBase):
     """Signs a request as of now: `requests.get(url, auth=VolcengineAuth(keys, "rtc", "cn-north-1"))`.
 
     The signer rewrites the URL to its canonical form, so that `requests` sends what was signed.
     """
 
-    def __init__(self, keys: SigningKeys, service: str, region: str, clock: Clock = CLOCK) -> None:
-        self._keys = keys
-        self._service = service
-        self._region = region
-        self._clock = clock
+    keys: SigningKeys
+    service: str
+    region: str
+    clock: Clock = CLOCK
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Sign the prepared request in place; a body that is neither text nor bytes raises `TypeError`."""
         r.url, host, path, query = canonical_url(r.url or "")
-        date = _date(int(self._clock.now()))
+        date = _date(int(self.clock.now()))
         headers = headers_to_sign(host, r.headers)
         headers["x-date"] = r.headers["X-Date"] = date
         headers["x-content-sha256"] = r.headers["X-Content-Sha256"] = _body_hash(r.body)
-        if self._keys.session_token:
-            headers["x-security-token"] = r.headers["X-Security-Token"] = self._keys.session_token
+        if self.keys.session_token:
+            headers["x-security-token"] = r.headers["X-Security-Token"] = self.keys.session_token
         elif "x-security-token" in headers:
             del headers["x-security-token"], r.headers["X-Security-Token"]
         signed_headers, canonical = canonical_request(r.method or "", path, query, headers)
-        scope = f"{date[:8]}/{self._region}/{self._service}/request"
+        scope = f"{date[:8]}/{self.region}/{self.service}/request"
         to_sign = f"{ALGORITHM}\n{date}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        key = signing_key(self._keys.secret_access_key, date[:8], self._region, self._service)
+        key = signing_key(self.keys.secret_access_key, date[:8], self.region, self.service)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-        credential = f"{self._keys.access_key_id}/{scope}"
+        credential = f"{self.keys.access_key_id}/{scope}"
         r.headers["Authorization"] = (
             f"{ALGORITHM} Credential={credential}, SignedHeaders={signed_headers}, Signature={signature}"
         )

@@ -1,41 +1,30 @@
 """The state records in the table, the ends of rooms, and the list of undelivered changes and of rechecks."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
-from itertools import batched
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Self
 
-from stream_state.adapters.kept_records import KeptRecords
-from stream_state.adapters.record_items import (
-    INDEX,
-    LISTED,
-    as_json,
-    item_of,
-    key,
-    partition,
-    record_of,
-    room_key,
-    target_of_key,
-)
+from stream_state.adapters import record_items
 from stream_state.adapters.table import (
     BACKOFF_SECONDS,
-    MAX_BATCH_KEYS,
     MAX_TRIES,
     PAGE_ITEMS,
     ConditionFailed,
     Item,
     Page,
-    Scalar,
     Table,
     attributes,
+    key_of,
     target_of,
     unavailable,
 )
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Mark, Observations
-from stream_state.domain.targets import Target
+from stream_state.domain.targets import Room, Target
 from stream_state.settings import Settings
 
 STATE_LIFE_SECONDS = 86_400
@@ -43,17 +32,21 @@ STATE_LIFE_SECONDS = 86_400
 DELIVERY_SECONDS = 10
 # A recheck that is overdue by so much was lost, and is asked for again.
 RECHECK_LATE_SECONDS = 60
+MOST_KEPT = 1000
+# Sorts after every user id: a scan that begins there leaves out the rest of a room.
+_AFTER_ALL_USERS = "~"
 
 
+@dataclass(eq=False)
 class StateStore:
     """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, table: Table, skew_ms: int = 5000, recheck_after_ms: int | None = None) -> None:
-        self.table = self._table = table
-        self._clock = table.clock
-        self._skew_ms = skew_ms
-        self._recheck_after_ms = recheck_after_ms
-        self._kept = KeptRecords(table.clock)
+    table: Table
+    skew_ms: int = 5000
+    recheck_after_ms: int | None = None
+    # The records that this instance wrote last: the next write of each needs no other one before it.
+    _kept: OrderedDict[Target, StateRecord] = field(default_factory=OrderedDict, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, table: Table) -> Self:
@@ -76,219 +69,187 @@ class StateStore:
         `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
         `is_recheck`: the record's recheck is done with this.
         """
-        kept = self._kept.get(target)
-        if before is None or (kept and kept.revision >= before.revision):
-            before = kept or StateRecord(target, skew_ms=self._skew_ms)
+        kept = self._kept_or_new(target)
+        if before is None or kept.revision >= before.revision:
+            before = kept
         merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck)
         if merge.after.is_room_end_read:
             return merge
         # A room's end is written before its records are listed, and read after a record is first written, so that
         # neither misses the other.
-        end = self._room_end(target)
+        end = self._room_end(target.room)
         record = replace(merge.after, is_room_end_read=True)
         if end is None or end == record.observations.get("end"):
-            self._kept.keep(record)
+            self._keep(record)
             return Merge(merge.before, record)
         return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
 
     def set_waits(self, target: Target) -> StateRecord:
-        """Mark the record of a target: workflows wait for it. Its life is not prolonged."""
-        is_alive = "attribute_exists(revision) AND expires_at > :now"
-        try:
-            answer = self._table.write(
-                "update_item",
-                is_alive,
-                {":yes": True, ":one": 1, ":now": int(self._clock.now())},
-                Key=key(target),
-                UpdateExpression="SET has_waits = :yes, revision = revision + :one",
-                ReturnValues="ALL_NEW",
-            )
-        except ConditionFailed as failed:
-            before = self._record(target, failed.item)
-            return self._merge(before, {}, delivers=False, has_waits=True).after
-        self._kept.forget(target)
-        return self._record(target, answer["Attributes"])
+        """Mark the record of a target: workflows wait for it. The life of a record that there is is not prolonged."""
+
+        def marked(record: StateRecord) -> StateRecord:
+            return replace(record.merged({}, self.table.clock.now_ms()).after, has_waits=True)
+
+        return self._write(self._kept_or_new(target), marked).after
 
     def end_waits(self, record: StateRecord) -> StateRecord:
         """Take the mark from a record that no workflow waits for, unless others have written meanwhile."""
-        after = replace(record, has_waits=False, revision=record.revision + 1)
         try:
-            self._table.write(
-                "update_item",
-                "revision = :revision",
-                {":no": False, ":one": 1, ":revision": record.revision},
-                Key=key(record.target),
-                UpdateExpression="SET has_waits = :no, revision = revision + :one",
-            )
+            return self._put(replace(record, has_waits=False))
         except ConditionFailed:
             return record
-        self._kept.keep(after)
-        return after
 
-    def end_room(self, app_id: str, room_id: str, end: Mark) -> None:
+    def end_room(self, room: Room, end: Mark) -> None:
         """Remember the end of a room, for records that are written later."""
+        changes = {"at_ms": end.at_ms, "seen_ms": end.seen_ms, "expires_at": self._expires_at()}
         with suppress(ConditionFailed):
-            self._table.write(
-                "update_item",
-                "attribute_not_exists(at_ms) OR at_ms < :at_ms",
-                {":at_ms": end.at_ms, ":seen_ms": end.seen_ms, ":expires_at": self._expires_at()},
-                Key=room_key(app_id, room_id),
-                UpdateExpression="SET at_ms = :at_ms, seen_ms = :seen_ms, expires_at = :expires_at",
-            )
+            self.table.update(record_items.room_key(room), changes, "attribute_not_exists(at_ms) OR at_ms < :at_ms")
 
     def mark_delivered(self, record: StateRecord) -> None:
         """Write that the values of a record were delivered, and take the record off the list if that was the last."""
-        delivered = replace(record.with_delivery(record.state.values, record.sequence), revision=record.revision + 1)
-        values: dict[str, Scalar] = {
-            ":delivered": as_json(delivered.delivered),
-            ":sequence": delivered.sequence,
-            ":room": delivered.is_room_end_read,
-            ":one": 1,
-        }
-        update = "SET delivered = :delivered, delivered_sequence = :sequence, is_room_end_read = :room"
-        update += ", revision = revision + :one"
-        place = key(record.target)
-        if record.recheck_at_ms:
-            of_list, listing = {":late": _late_ms(record)}, ", deliver_after = :late"
-        else:
-            of_list, listing = {}, " REMOVE undelivered, deliver_after"
-        try:
-            here = {**values, **of_list, ":revision": record.revision}
-            self._table.write("update_item", "revision = :revision", here, Key=place, UpdateExpression=update + listing)
-        except ConditionFailed:
-            # Others have written meanwhile: the record stays on the list until the next drain.
-            self._kept.forget(record.target)
-            with suppress(ConditionFailed):
-                is_newer = "delivered_sequence < :sequence"
-                self._table.write("update_item", is_newer, values, Key=place, UpdateExpression=update)
-        else:
-            self._kept.keep(delivered)
+
+        def delivered(stored: StateRecord) -> StateRecord:
+            if stored is not record and (not stored.revision or stored.delivered_sequence >= record.sequence):
+                return stored
+            marked = stored.with_delivery(record.state.values, record.sequence)
+            return replace(marked, is_room_end_read=record.is_room_end_read)
+
+        self._write(record, delivered)
 
     def undelivered(self, most: int, after: str | None = None) -> Page[StateRecord]:
         """A page of the records on the list whose writers have had the time to deliver them, the oldest first."""
         start = {"ExclusiveStartKey": json.loads(after)} if after else {}
-        answer = self._table.call(
+        answer = self.table.call(
             "query",
-            IndexName=INDEX,
+            IndexName=record_items.INDEX,
             KeyConditionExpression="undelivered = :listed AND deliver_after <= :now",
-            ExpressionAttributeValues=attributes({":listed": LISTED, ":now": self._clock.now_ms()}),
+            ExpressionAttributeValues=attributes({":listed": record_items.LISTED, ":now": self.table.clock.now_ms()}),
             Limit=most,
             **start,
         )
-        targets = [target_of_key(item) for item in answer["Items"]]
-        records = self.read(targets, to_merge=True) if targets else {}
+        records = self.read([record_items.target_of_key(item) for item in answer["Items"]], to_merge=True)
         next_key = answer.get("LastEvaluatedKey")
-        return Page(list(records.values()), as_json(next_key) if next_key else None)
+        return Page(list(records.values()), record_items.as_json(next_key) if next_key else None)
 
     def set_recheck(self, record: StateRecord, due_ms: int) -> None:
-        """Write when the recheck of a record is due; 0: none is."""
-        self._kept.forget(record.target)
-        due = replace(record, recheck_at_ms=due_ms)
+        """Write when the recheck of a record is due, 0 if none is, unless others have written meanwhile."""
         with suppress(ConditionFailed):
-            self._table.write(
-                "update_item",
-                "revision = :revision",
-                {":due": due_ms, ":late": _late_ms(due), ":revision": record.revision, ":one": 1},
-                Key=key(record.target),
-                UpdateExpression="SET recheck_at_ms = :due, deliver_after = :late, revision = revision + :one",
-            )
+            self._put(replace(record, recheck_at_ms=due_ms))
 
     def read(self, targets: Iterable[Target], *, to_merge: bool = False) -> dict[Target, StateRecord]:
         """The records of the targets, eventually consistent; targets without a record are left out.
 
         With `to_merge` consistent and of every target, for `observe`.
         """
-        records = {}
-        for batch in batched(dict.fromkeys(targets), MAX_BATCH_KEYS, strict=False):
-            found = {target_of_key(item): item for item in self._batch_get(batch, consistent=to_merge)}
-            for target in batch:
-                item = found.get(target)
-                record = self._record(target, item)
-                if to_merge or (item and self._table.is_alive(item) and record.observations):
-                    records[target] = record
-        return records
+        keys = {target: record_items.key(target) for target in targets}
+        items = {target_of(item): item for item in self.table.get_all(keys.values(), consistent=to_merge)}
+        records = {target: self._record(target, items.get(target, {})) for target in keys}
+        return records if to_merge else {target: record for target, record in records.items() if record.observations}
 
     def room(
-        self, app_id: str, room_id: str, after: str | None, *, to_merge: bool = False, most: int = PAGE_ITEMS
+        self, room: Room, after: str | None = None, *, to_merge: bool = False, most: int = PAGE_ITEMS
     ) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
-        items, next_key = self._table.query(partition(app_id, room_id), after, consistent=to_merge, most=most)
-        records = [self._record(target_of(item), item) for item in items if to_merge or self._table.is_alive(item)]
-        return Page([record for record in records if to_merge or record.observations], next_key)
+        page = self.table.query(record_items.partition(room), after, consistent=to_merge, most=most)
+        records = [self._record(target_of(item), item) for item in page.entries]
+        return Page([record for record in records if to_merge or record.observations], page.next_key)
+
+    def rooms(self, after: str) -> Page[Room]:
+        """A page of rooms with a record that has not expired, in the table's own order.
+
+        The page begins after the partition key `after`. It can be empty before the end of the list.
+        """
+        answer = self.table.call(
+            "scan",
+            Limit=PAGE_ITEMS,
+            FilterExpression="begins_with(pk, :state) AND attribute_exists(user_id) AND expires_at > :now",
+            ProjectionExpression="app_id, room_id",
+            ExpressionAttributeValues=attributes({":state": "state#", ":now": int(self.table.clock.now())}),
+            **({"ExclusiveStartKey": key_of(after, _AFTER_ALL_USERS)} if after else {}),
+        )
+        found = dict.fromkeys(Room(item["app_id"]["S"], item["room_id"]["S"]) for item in answer["Items"])
+        end = answer.get("LastEvaluatedKey")
+        return Page(list(found), end["pk"]["S"] if end else None)
 
     def _merge(
-        self,
-        record: StateRecord,
-        observations: Observations,
-        *,
-        delivers: bool,
-        is_recheck: bool = False,
-        has_waits: bool = False,
+        self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False
     ) -> Merge:
-        """Merge and write, again with the stored record each time that others have written meanwhile."""
-        for tries in range(MAX_TRIES):
-            now_ms = self._clock.now_ms()
+        """Merge and write; a record that others have written and that holds all of it stays as it is."""
+
+        def merged(record: StateRecord) -> StateRecord:
+            now_ms = self.table.clock.now_ms()
             merge = record.merged(observations, now_ms)
             # The first record may be an older one that this instance kept: only the write shows what is stored.
-            if tries and merge.is_repeat and not (is_recheck or has_waits):
-                return merge
+            if merge.is_repeat and record is not first and not is_recheck:
+                return record
             recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
             needs_recheck = merge.needs_recheck or (is_recheck and merge.after.state.is_contradicted)
-            if needs_recheck and self._recheck_after_ms and not recheck_at_ms:
-                recheck_at_ms = now_ms + self._recheck_after_ms
-            after = replace(
-                merge.after,
-                revision=record.revision + 1,
-                recheck_at_ms=recheck_at_ms,
-                has_waits=record.has_waits or has_waits,
-            )
+            if needs_recheck and self.recheck_after_ms and not recheck_at_ms:
+                recheck_at_ms = now_ms + self.recheck_after_ms
+            deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
+            return replace(merge.after, recheck_at_ms=recheck_at_ms, deliver_after_ms=deliver_after_ms, expires_at=0)
+
+        return self._write(first, merged)
+
+    def _write(self, record: StateRecord, change: Callable[[StateRecord], StateRecord]) -> Merge:
+        """Change and write, again with the stored record each time that others have written meanwhile.
+
+        Nothing is written if `change` gives back the record that it got.
+        """
+        for tries in range(MAX_TRIES):
+            changed = change(record)
+            if changed is record:
+                return Merge(record, record)
             try:
-                self._put(after, delivers=delivers)
+                return Merge(record, self._put(changed))
             except ConditionFailed as failed:
                 record = self._record(record.target, failed.item)
-                if tries:
-                    # Many write this record at once.
-                    self._clock.sleep(self._clock.jitter(0, BACKOFF_SECONDS))
-            else:
-                return Merge(record, after)
+            if tries:
+                # Many write this record at once.
+                self.table.clock.sleep(self.table.clock.jitter(0, BACKOFF_SECONDS))
         raise unavailable("others wrote the same state each time")
 
-    def _put(self, record: StateRecord, *, delivers: bool) -> None:
-        is_first = record.revision == 1
-        condition = "attribute_not_exists(revision)" if is_first else "revision = :revision"
-        values = {} if is_first else {":revision": record.revision - 1}
-        self._table.write("put_item", condition, values, Item=self._item(record, delivers=delivers))
-        self._kept.keep(record, self._expires_at())
+    def _put(self, record: StateRecord) -> StateRecord:
+        """The record, written in place of its own revision; raises `ConditionFailed` if another one is stored.
 
-    def _item(self, record: StateRecord, *, delivers: bool) -> Item:
-        after_ms: int | None = None
-        if record.is_undelivered:
-            after_ms = self._clock.now_ms() + (DELIVERY_SECONDS * 1000 if delivers else 0)
-        elif record.recheck_at_ms:
-            after_ms = _late_ms(record)
-        return item_of(record, self._expires_at(), after_ms)
-
-    def _record(self, target: Target, item: Item | None) -> StateRecord:
-        if not item:
-            return StateRecord(target, skew_ms=self._skew_ms)
-        record = record_of(target, item, self._skew_ms)
-        return record if self._table.is_alive(item) else record.forgotten()
-
-    def _batch_get(self, targets: Iterable[Target], *, consistent: bool) -> Iterator[Item]:
-        keys = [key(target) for target in targets]
-        return self._table.batch(
-            "batch_get_item", keys, "UnprocessedKeys", lambda keys: {"Keys": keys, "ConsistentRead": consistent}
+        A record without an expiry gets one, and the list shows a change, and a recheck that was not carried out.
+        """
+        late_ms = record.recheck_at_ms + RECHECK_LATE_SECONDS * 1000 if record.recheck_at_ms else 0
+        written = replace(
+            record,
+            revision=record.revision + 1,
+            expires_at=record.expires_at or self._expires_at(),
+            deliver_after_ms=record.deliver_after_ms or self.table.clock.now_ms() if record.is_undelivered else late_ms,
         )
+        condition = "revision = :revision" if record.revision else "attribute_not_exists(revision)"
+        values = {":revision": record.revision} if record.revision else {}
+        self.table.write("put_item", condition, values, Item=record_items.item_of(written))
+        self._keep(written)
+        return written
 
-    def _room_end(self, target: Target) -> Mark | None:
-        item = self._table.get(room_key(target.app_id, target.room_id))
-        return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if item else None
+    def _record(self, target: Target, item: Item) -> StateRecord:
+        if not item:
+            return StateRecord(target, skew_ms=self.skew_ms)
+        record = record_items.record_of(target, item, self.skew_ms)
+        return record if self.table.is_alive(item) else record.forgotten()
+
+    def _kept_or_new(self, target: Target) -> StateRecord:
+        """The record that this instance wrote last if it has not expired, else one that was not written yet."""
+        kept = self._kept.get(target)
+        return kept if kept and kept.expires_at > self.table.clock.now() else StateRecord(target, skew_ms=self.skew_ms)
+
+    def _keep(self, record: StateRecord) -> None:
+        with self._lock:
+            self._kept[record.target] = record
+            self._kept.move_to_end(record.target)
+            if len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+
+    def _room_end(self, room: Room) -> Mark | None:
+        item = self.table.call("get_item", Key=record_items.room_key(room), ConsistentRead=True).get("Item")
+        is_known = item and self.table.is_alive(item)
+        return Mark(int(item["at_ms"]["N"]), int(item["seen_ms"]["N"])) if is_known else None
 
     def _expires_at(self) -> int:
-        return int(self._clock.now()) + STATE_LIFE_SECONDS
-
-
-def _late_ms(record: StateRecord) -> int:
-    """When a recheck that was not carried out counts as lost."""
-    return record.recheck_at_ms + RECHECK_LATE_SECONDS * 1000
+        return int(self.table.clock.now()) + STATE_LIFE_SECONDS

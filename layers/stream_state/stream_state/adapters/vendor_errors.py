@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import Any
 
 from stream_state.errors import (
+    MAY_PASS,
     CredentialsInvalid,
     CredentialsUnavailable,
     RtcAccessDenied,
@@ -90,7 +92,8 @@ def error_for_code(
 ) -> StreamStateError:
     """The exception for an error code of the vendor, or for the HTTP status where the code is not listed."""
     name = code if isinstance(code, str) else ""
-    kind = _listed(name) or _by_status(status)
+    kinds = (kind for pattern, kind in _PATTERNS if fnmatchcase(name, pattern))
+    kind = next(kinds, _by_status(status))
     more: dict[str, Any] = {}
     if kind is TargetNotFound:
         more["observed_at_ms"] = sent_at_ms
@@ -100,7 +103,7 @@ def error_for_code(
         (_ADVICE_BY_CODE.get(name) or _ADVICE[kind]).format(status=status),
         rtc_code=vendor_name(code, secrets),
         rtc_request_id=rtc_request_id,
-        retry_after_seconds=retry_after_seconds if kind.is_retryable else None,
+        retry_after_seconds=retry_after_seconds if kind.default_status in MAY_PASS else None,
         **more,
     )
 
@@ -115,13 +118,6 @@ def concerns_every_target(error: StreamStateError) -> bool:
     if isinstance(error, RtcAccessDenied):
         return error.rtc_code in _KEYS_REFUSED
     return isinstance(error, CredentialsInvalid | CredentialsUnavailable | RtcActionRetired)
-
-
-def _listed(code: str) -> type[StreamStateError] | None:
-    for pattern, kind in _PATTERNS:
-        if code == pattern or (pattern.endswith("*") and code.startswith(pattern[:-1])):
-            return kind
-    return None
 
 
 def _by_status(status: int) -> type[StreamStateError]:

@@ -5,19 +5,19 @@ is in a room.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Self
 from urllib.parse import quote
 
 import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from stream_state.adapters.credentials import signing_keys
-from stream_state.adapters.limiter_item import MAIN, ONLINE_USERS, USERS_PROPERTY
-from stream_state.adapters.rate_limiter import Function, rate_limiters
+from stream_state.adapters.credentials import CachedSecret, signing_keys
+from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, RateLimiter, rate_limiters
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
 from stream_state.adapters.vendor_answers import Answer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys
@@ -27,7 +27,7 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.observations import Presence, QueryResult, offline
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import CredentialsUnavailable, RtcProtocolError, RtcThrottled, StreamStateError, TargetNotFound
-from stream_state.observability import logger, record, record_error
+from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
 # The most users that GetRoomUsersProperty can be asked about.
@@ -46,45 +46,7 @@ RENEW_SECONDS = 2
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
 
 
-class KeySource(Protocol):
-    """Where the client gets the keys that it signs with."""
-
-    def keys(self) -> SigningKeys:
-        """The keys to sign with now."""
-
-    def keys_after_rejection(self, rejected: SigningKeys, signed_at: float) -> SigningKeys:
-        """The keys to try instead, equal to `rejected` if there are no others; `signed_at` in monotonic seconds."""
-
-
-class Limiter(Protocol):
-    """Where the client gets the slots for its calls."""
-
-    def acquire(self, deadline: float) -> None:
-        """Wait for a slot; raises `QuotaExceeded` if none comes before `deadline` (monotonic seconds)."""
-
-    def hold(self, seconds: float) -> None:
-        """Let no call begin for so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Action[T]:
-    """A call: its name, version and ids, the name of its rate limiter, and the reading of its answer."""
-
-    name: str
-    version: str
-    app_id: str
-    ids: Sequence[tuple[str, str]]
-    limiter: str
-    read: Callable[[Answer], T]
-
-    @property
-    def query(self) -> str:
-        """The query of the call's URL."""
-        # The vendor's rules for room and user ids allow no character that would end them here.
-        ids = "".join(f"&{name}={value}" for name, value in self.ids)
-        return f"?Action={self.name}&AppId={quote(self.app_id, '')}{ids}&Version={self.version}"
-
-
+@dataclass(eq=False)
 class VolcengineClient:
     """Asks the vendor for stream states and presence; safe to share among threads.
 
@@ -93,22 +55,11 @@ class VolcengineClient:
     begin with `Rtc` and `Credentials`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        keys: KeySource,
-        limiter_of: Callable[[str], Limiter],
-        *,
-        adapter: BaseAdapter | None = None,
-        clock: Clock = CLOCK,
-    ) -> None:
-        self._url = settings.rtc_endpoint
-        self._region = settings.rtc_region
-        self._keys = keys
-        self._limiter_of = limiter_of
-        self._clock = clock
-        self._adapter = adapter or OneOriginAdapter()
-        self._timeouts = (settings.rtc_connect_timeout, settings.rtc_read_timeout)
+    settings: Settings
+    keys: CachedSecret[SigningKeys]
+    limiter_of: Callable[[str], RateLimiter]
+    adapter: BaseAdapter = field(default_factory=OneOriginAdapter)
+    clock: Clock = CLOCK
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -124,15 +75,14 @@ class VolcengineClient:
         before_call: Callable[[], None] = lambda: None,
     ) -> QueryResult:
         """The media of a target as the vendor answers now; raises `TargetNotFound` too."""
-        ids = [("RoomId", target.room_id), ("UserId", target.user_id)]
-        read = partial(read_states, target)
-        action = _Action("GetUserStreamState", "2020-12-01", target.app_id, ids, MAIN, read)
-        return self._answer(action, deadline, max_wait_seconds, before_call)
+        ids = {"RoomId": target.room_id, "UserId": target.user_id}
+        query = _query("GetUserStreamState", "2020-12-01", target.app_id, **ids)
+        return self._answer(query, partial(read_states, target), MAIN, deadline, max_wait_seconds, before_call)
 
     def online_users(self, room: Room, deadline: float, *, max_wait_seconds: float = math.inf) -> Presence:
         """Who is in a room as the vendor answers now."""
-        read = partial(read_online_users, room)
-        return self._presence("GetRoomOnlineUsers", room, [], ONLINE_USERS, read, deadline, max_wait_seconds)
+        query = _query(ONLINE_USERS, "2023-11-01", room.app_id, RoomId=room.room_id)
+        return self._presence(query, partial(read_online_users, room), ONLINE_USERS, deadline, max_wait_seconds)
 
     def users_property(
         self, room: Room, user_ids: Sequence[str], deadline: float, *, max_wait_seconds: float = math.inf
@@ -140,22 +90,15 @@ class VolcengineClient:
         """Who of at most ten users is in a room, and since when, as the vendor answers now."""
         read, limiter = partial(read_users_property, room, user_ids), f"{USERS_PROPERTY}#{room.app_id}"
         # Their order is part of what is signed.
-        ids = [("UserIds", user_id) for user_id in sorted(user_ids)]
-        return self._presence(USERS_PROPERTY, room, ids, limiter, read, deadline, max_wait_seconds)
+        users = "&UserIds=".join(sorted(user_ids))
+        query = _query(USERS_PROPERTY, "2023-11-01", room.app_id, RoomId=room.room_id, UserIds=users)
+        return self._presence(query, read, limiter, deadline, max_wait_seconds)
 
     def _presence(
-        self,
-        name: str,
-        room: Room,
-        ids: Sequence[tuple[str, str]],
-        limiter: str,
-        read: Callable[[Answer], Presence],
-        deadline: float,
-        max_wait_seconds: float,
+        self, query: str, read: Callable[[Answer], Presence], limiter: str, deadline: float, max_wait_seconds: float
     ) -> Presence:
-        action = _Action(name, "2023-11-01", room.app_id, [("RoomId", room.room_id), *ids], limiter, read)
         try:
-            return self._answer(action, deadline, max_wait_seconds)
+            return self._answer(query, read, limiter, deadline, max_wait_seconds)
         except TargetNotFound as error:
             if error.observed_at_ms is None or "Room" not in (error.rtc_code or ""):
                 # A presence call names no user that could be unknown.
@@ -166,81 +109,86 @@ class VolcengineClient:
 
     def _answer[T](
         self,
-        action: _Action[T],
+        query: str,
+        read: Callable[[Answer], T],
+        limiter_name: str,
         deadline: float,
         max_wait_seconds: float,
         before_call: Callable[[], None] = lambda: None,
     ) -> T:
-        limiter = self._limiter_of(action.limiter)
-        keys = _counted(self._keys.keys)
+        """What `read` finds in the answer to a call with this query, whose slots come from the limiter of that name."""
+        limiter = self.limiter_of(limiter_name)
+        with _errors_counted():
+            keys = self.keys.keys()
         may_renew_keys = True
         tries = 0
         while True:
             tries += 1
-            asked_at = self._clock.monotonic()
+            asked_at = self.clock.monotonic()
             limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
-            signed_at = self._clock.monotonic()
+            signed_at = self.clock.monotonic()
             max_wait_seconds -= signed_at - asked_at
             before_call()
             try:
-                return self._call(action, keys, deadline)
+                return self._call(query, read, keys, deadline)
             except StreamStateError as error:
                 if rejects_keys(error) and may_renew_keys:
                     may_renew_keys = False
-                    rejected, keys = keys, _counted(partial(self._keys_after_rejection, keys, signed_at, deadline))
+                    with _errors_counted():
+                        rejected, keys = keys, self._keys_after_rejection(keys, signed_at, deadline)
                     if keys == rejected:
                         raise
                     logger.info("Volcengine rejected the signing keys; the next try signs with those of the secret.")
                     continue
                 if isinstance(error, RtcThrottled):
                     limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
-                pause = self._pause_after(error, tries)
-                if pause is None or self._clock.monotonic() + pause + MIN_CALL_SECONDS > deadline:
+                # Full jitter, and at least what the vendor asks for.
+                pause = max(self.clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
+                longest = min(_LONGEST_PAUSE_SECONDS, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
+                if not error.retryable or tries == MAX_TRIES or pause > longest:
                     raise
-                self._clock.sleep(pause)
-
-    def _pause_after(self, error: StreamStateError, tries: int) -> float | None:
-        """Seconds before the next try: full jitter, at least what the vendor asks for; None for no next try."""
-        if not error.retryable or tries == MAX_TRIES:
-            return None
-        pause = max(self._clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
-        return pause if pause <= _LONGEST_PAUSE_SECONDS else None
+                self.clock.sleep(pause)
 
     def _keys_after_rejection(self, rejected: SigningKeys, signed_at: float, deadline: float) -> SigningKeys:
-        renewing = background.submit(self._keys.keys_after_rejection, rejected, signed_at)
+        renewing = background.submit(self.keys.keys_after_rejection, rejected, signed_at)
         try:
-            return renewing.result(max(deadline + RENEW_SECONDS - self._clock.monotonic(), 0))
+            return renewing.result(max(deadline + RENEW_SECONDS - self.clock.monotonic(), 0))
         except TimeoutError:
             raise CredentialsUnavailable("Secrets Manager did not answer in time. Try again later.") from None
 
-    def _call[T](self, action: _Action[T], keys: SigningKeys, deadline: float) -> T:
-        started = self._clock.monotonic()
+    def _call[T](self, query: str, read: Callable[[Answer], T], keys: SigningKeys, deadline: float) -> T:
+        started = self.clock.monotonic()
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
         record("RtcCalls")
-        sent_at_ms = self._clock.now_ms()
+        sent_at_ms = self.clock.now_ms()
+        timeouts = self.settings.rtc_connect_timeout, self.settings.rtc_read_timeout
         try:
-            return _counted(partial(self._ask, action, keys, sent_at_ms, deadline - started))
+            with _errors_counted():
+                response = send(self.adapter, self._signed(query, keys), *timeouts, deadline - started)
+                return read(read_answer(sent_at_ms, response, keys.secrets))
         finally:
-            record("RtcLatency", (self._clock.monotonic() - started) * 1000, "Milliseconds")
+            record("RtcLatency", (self.clock.monotonic() - started) * 1000, "Milliseconds")
 
-    def _ask[T](self, action: _Action[T], keys: SigningKeys, sent_at_ms: int, seconds_left: float) -> T:
-        response = send(self._adapter, self._signed(action, keys), *self._timeouts, seconds_left)
-        return action.read(read_answer(sent_at_ms, response, keys.secrets))
-
-    def _signed(self, action: _Action[Any], keys: SigningKeys) -> requests.PreparedRequest:
+    def _signed(self, query: str, keys: SigningKeys) -> requests.PreparedRequest:
         # A session of `requests` would look for cookies, proxies and hooks, which these requests never have.
         request = requests.PreparedRequest()
         request.method = "GET"
-        request.url = self._url + action.query
+        request.url = self.settings.rtc_endpoint + query
         request.headers = CaseInsensitiveDict(_HEADERS)
-        return VolcengineAuth(keys, "rtc", self._region, self._clock)(request)
+        return VolcengineAuth(keys, "rtc", self.settings.rtc_region, self.clock)(request)
 
 
-def _counted[T](function: Callable[[], T]) -> T:
-    """The function's result; an error that it raises is counted."""
+def _query(action: str, version: str, app_id: str, **ids: str) -> str:
+    # The vendor's rules for room and user ids allow no character that would end them here.
+    named = "".join(f"&{name}={value}" for name, value in ids.items())
+    return f"?Action={action}&AppId={quote(app_id, '')}{named}&Version={version}"
+
+
+@contextmanager
+def _errors_counted() -> Iterator[None]:
     try:
-        return function()
+        yield
     except StreamStateError as error:
-        record_error(error)
+        record("Errors", error=error.name)
         raise

@@ -1,16 +1,17 @@
 """The waits of workflows in the table, by target, and the answers to their task tokens."""
 
 import json
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.adapters import aws
-from stream_state.adapters.table import ConditionFailed, Table, attributes, key_of
+from stream_state.adapters.table import ConditionFailed, Table, attributes, entries_of, key_of
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.observability import logger, record
@@ -18,17 +19,17 @@ from stream_state.observability import logger, record
 _DEAD = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
 
 
+@dataclass(eq=False)
 class WaitList:
     """The waits, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    table: Table
 
     def add(self, target: Target, wait: Wait, until: int) -> None:
         """Keep a wait until its token is dead (seconds since 1970), in place of the round before."""
         item = attributes(
             {
-                "token": wait.token,
+                "task_token": wait.token,
                 "medium": str(wait.condition.medium or ""),
                 "publishing": wait.condition.publishing,
                 "deadline": int(wait.condition.deadline),
@@ -36,38 +37,33 @@ class WaitList:
                 "expires_at": until,
             }
         )
-        self._table.call("put_item", Item={**key_of(_partition(target), wait.id), **item})
+        self.table.call("put_item", Item={**key_of(_partition(target), wait.id), **item})
 
     def of(self, target: Target) -> list[Wait]:
         """The waits for a target."""
-        waits: list[Wait] = []
-        after: str | None = None
-        while True:
-            items, after = self._table.query(_partition(target), after, consistent=True)
-            waits += [_wait(item) for item in items if self._table.is_alive(item)]
-            if after is None:
-                return waits
+        items = entries_of(partial(self.table.query, _partition(target), consistent=True))
+        return [_wait(item) for item in items if self.table.is_alive(item)]
 
     def remove(self, target: Target, wait: Wait) -> None:
         """Remove a wait, but not a newer round of it."""
         with suppress(ConditionFailed):
             key = key_of(_partition(target), wait.id)
-            self._table.write("delete_item", "#token = :token", {":token": wait.token}, Key=key, **_TOKEN)
+            self.table.write("delete_item", "task_token = :token", {":token": wait.token}, Key=key)
 
 
+@dataclass(eq=False)
 class Workflows:
     """The workflows in Step Functions that wait with a task token; safe to share among threads."""
 
-    def __init__(self, client: Any = None) -> None:
-        self._client = client
-        self._lock = threading.Lock()
+    client: Any = None
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     def answer(self, token: str, document: Mapping[str, Any]) -> bool:
         """Let a workflow go on with an answer; False if Step Functions failed. A dead token is done too."""
         with self._lock:
             # Made for the first wait: most invocations need none.
-            self._client = self._client or _client()
-        send = partial(self._client.send_task_success, taskToken=token, output=json.dumps(document))
+            self.client = self.client or _client()
+        send = partial(self.client.send_task_success, taskToken=token, output=json.dumps(document))
         try:
             try:
                 send()
@@ -91,10 +87,6 @@ def _client() -> Any:
     return aws.client("stepfunctions", connect_timeout=0.3, read_timeout=0.3, **options)
 
 
-# DynamoDB reserves the word.
-_TOKEN = {"ExpressionAttributeNames": {"#token": "token"}}
-
-
 def _partition(target: Target) -> str:
     return f"wait#{target.app_id}#{target.room_id}#{target.user_id}"
 
@@ -103,4 +95,4 @@ def _wait(item: Mapping[str, Any]) -> Wait:
     medium = item["medium"]["S"]
     deadline = float(item["deadline"]["N"])
     condition = WaitCondition(Medium(medium) if medium else None, item["publishing"]["BOOL"], deadline)
-    return Wait(item["sk"]["S"], item["token"]["S"], condition, int(item["since_ms"]["N"]))
+    return Wait(item["sk"]["S"], item["task_token"]["S"], condition, int(item["since_ms"]["N"]))

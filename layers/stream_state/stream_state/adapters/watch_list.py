@@ -9,11 +9,9 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import batched
 from typing import Any
 
 from stream_state.adapters.table import (
-    MAX_BATCH_WRITES,
     PAGE_ITEMS,
     ConditionFailed,
     Item,
@@ -56,32 +54,24 @@ class Watch:
         user_id = self.target.user_id if isinstance(self.target, Target) else ""
         return f"{self.target.app_id}#{self.target.room_id}#{user_id}"
 
-    @property
-    def partition(self) -> int:
-        """The partition of the list that it lies in."""
-        return _partition(self.key)
 
-
+@dataclass(eq=False)
 class WatchList:
     """The watches, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    table: Table
 
     def add(self, targets: Iterable[Target | Room], expires_in_seconds: int) -> list[Watch]:
         """Watch the targets from now on, as a person asks; the watch of a watched target gets the new expiry."""
-        now = int(self._table.clock.now())
+        now = int(self.table.clock.now())
         watches = [Watch(target, now, now + expires_in_seconds) for target in dict.fromkeys(targets)]
-        for batch in batched(watches, MAX_BATCH_WRITES, strict=False):
-            puts = [{"PutRequest": {"Item": _item(watch)}} for watch in batch]
-            list(self._table.batch("batch_write_item", puts, "UnprocessedItems", list))
+        self.table.put_all(_item(watch) for watch in watches)
         return watches
 
     def joined(self, target: Target, event_at_ms: int) -> None:
         """Watch a target for a day because an event says that its user is there; an event never shortens a watch."""
-        now = int(self._table.clock.now())
+        now = int(self.table.clock.now())
         expires_at = now + DEFAULT_WATCH_SECONDS
-        newer = "made_by = :events AND event_at_ms <= :event_at_ms"
         changes: dict[str, Scalar] = {
             **target.as_dict(),
             "watched_at": now,
@@ -89,107 +79,68 @@ class WatchList:
             "made_by": EVENTS,
             "event_at_ms": event_at_ms,
         }
+        newer = "made_by = :made_by AND event_at_ms <= :event_at_ms"
         condition = f"attribute_not_exists(made_by) OR expires_at <= :watched_at OR ({newer})"
         try:
-            self._update(target, changes, condition, {":events": EVENTS})
+            self.table.update(_key(target), changes, condition)
         except ConditionFailed as failed:
-            if failed.item and failed.item["made_by"]["S"] == PERSON:
+            if failed.item["made_by"]["S"] == PERSON:
                 with suppress(ConditionFailed):
-                    self._update(target, {"expires_at": expires_at}, "expires_at < :expires_at", {})
+                    self.table.update(_key(target), {"expires_at": expires_at}, "expires_at < :expires_at")
 
     def left(self, target: Target, event_at_ms: int) -> None:
         """Shorten a watch that events made, because a newer event says that its user has left."""
-        expires_at = int(self._table.clock.now()) + LEFT_WATCH_SECONDS
+        expires_at = int(self.table.clock.now()) + LEFT_WATCH_SECONDS
         condition = "made_by = :events AND event_at_ms < :event_at_ms AND expires_at > :expires_at"
         changes = {"expires_at": expires_at, "event_at_ms": event_at_ms}
         with suppress(ConditionFailed):
-            self._update(target, changes, condition, {":events": EVENTS})
+            self.table.update(_key(target), changes, condition, events=EVENTS)
 
     def remove(self, target: Target | Room) -> None:
         """Watch a target no more; nothing happens if it was not watched."""
-        self._table.call("delete_item", Key=_key(target))
+        self.table.call("delete_item", Key=_key(target))
 
     def page(self, after: str | None, last: str | None = None) -> Page[Watch]:
         """A page of the watches that have not expired, in the order of the list, up to the key `last`."""
-        end = _partition(last) if last else PARTITIONS - 1
+        end = partition_of(last) if last else PARTITIONS - 1
         watches: list[Watch] = []
-        for partition in range(_partition(after) if after else 0, end + 1):
+        for partition in range(partition_of(after) if after else 0, end + 1):
             up_to = last if last and partition == end else None
-            items, next_key = self._table.query(f"watch#{partition}", after, up_to, consistent=True)
-            watches += [_watch(item) for item in items if self._table.is_alive(item)]
+            page = self.table.query(f"watch#{partition}", after, up_to, consistent=True)
+            watches += [_watch(item) for item in page.entries if self.table.is_alive(item)]
             after = None
+            if page.next_key:
+                return Page(watches, page.next_key)
             if partition < end and len(watches) >= PAGE_ITEMS:
-                next_key = next_key or watches[-1].key
-            if next_key:
-                return Page(watches, next_key)
+                return Page(watches, watches[-1].key)
         return Page(watches, None)
 
     def count(self) -> int:
-        """The number of watched targets."""
-        count = 0
-        for partition in range(PARTITIONS):
-            values = attributes({":pk": f"watch#{partition}", ":now": int(self._table.clock.now())})
-            start: dict[str, Any] = {}
-            while True:
-                answer = self._table.call(
-                    "query",
-                    KeyConditionExpression="pk = :pk",
-                    FilterExpression="expires_at > :now",
-                    ExpressionAttributeValues=values,
-                    Select="COUNT",
-                    **start,
-                )
-                count += int(answer["Count"])
-                if "LastEvaluatedKey" not in answer:
-                    break
-                start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        return count
+        """The number of watches."""
+        return sum(self.table.count(f"watch#{partition}") for partition in range(PARTITIONS))
 
     def take_lease(self, token: str) -> tuple[bool, str | None]:
         """Take the lease of the sweep if nobody holds it; whether it was taken, and the cursor that was stored."""
+        changes: dict[str, Scalar] = {"holder": token, "held_until": self._held_until()}
+        # The client tries again if an answer is lost: its own lease must not keep it out then.
+        free = "attribute_not_exists(held_until) OR held_until <= :now OR holder = :holder"
         try:
-            answer = self._table.write(
-                "update_item",
-                # The client tries again if an answer is lost: its own lease must not keep it out then.
-                "attribute_not_exists(held_until) OR held_until <= :now OR holder = :token",
-                {":token": token, ":now": int(self._table.clock.now()), ":until": self._held_until()},
-                Key=_LEASE_KEY,
-                UpdateExpression="SET holder = :token, held_until = :until",
-                ReturnValues="ALL_NEW",
-            )
+            lease = self.table.update(_LEASE_KEY, changes, free, now=int(self.table.clock.now()))
         except ConditionFailed:
             return False, None
-        return True, answer["Attributes"].get("cursor", {}).get("S") or None
+        return True, lease.get("cursor_key", {}).get("S") or None
 
     def keep_lease(self, token: str, cursor: str | None, *, release: bool = False) -> bool:
         """Store the cursor and hold the lease for another minute, or let go of it; False if another sweep holds it."""
+        changes: dict[str, Scalar] = {"cursor_key": cursor or "", "held_until": 0 if release else self._held_until()}
         try:
-            self._table.write(
-                "update_item",
-                "holder = :token",
-                {":token": token, ":cursor": cursor or "", ":until": 0 if release else self._held_until()},
-                Key=_LEASE_KEY,
-                ExpressionAttributeNames={"#cursor": "cursor"},
-                UpdateExpression="SET #cursor = :cursor, held_until = :until",
-            )
+            self.table.update(_LEASE_KEY, changes, "holder = :token", token=token)
         except ConditionFailed:
             return False
         return True
 
-    def _update(
-        self, target: Target, changes: Mapping[str, Scalar], condition: str, values: Mapping[str, Scalar]
-    ) -> None:
-        """Set attributes of a watch, each by a value of its own name, if the condition holds."""
-        self._table.write(
-            "update_item",
-            condition,
-            {**{f":{name}": value for name, value in changes.items()}, **values},
-            Key=_key(target),
-            UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in changes),
-        )
-
     def _held_until(self) -> int:
-        return math.ceil(self._table.clock.now() + LEASE_SECONDS)
+        return math.ceil(self.table.clock.now() + LEASE_SECONDS)
 
 
 def parse_expires_in(body: Mapping[str, Any]) -> int:
@@ -197,7 +148,7 @@ def parse_expires_in(body: Mapping[str, Any]) -> int:
     return parse_whole_number(body.get("expires_in", DEFAULT_WATCH_SECONDS), "expires_in", 1, MAX_WATCH_SECONDS)
 
 
-def _partition(key: str) -> int:
+def partition_of(key: str) -> int:
     """The partition of a watch, by its app and room."""
     room = key.rpartition("#")[0]
     return hashlib.sha256(room.encode()).digest()[0] % PARTITIONS
@@ -205,7 +156,7 @@ def _partition(key: str) -> int:
 
 def _key(target: Target | Room) -> dict[str, Any]:
     watch = Watch(target, 0, 0)
-    return key_of(f"watch#{watch.partition}", watch.key)
+    return key_of(f"watch#{partition_of(watch.key)}", watch.key)
 
 
 def _watch(item: Item) -> Watch:

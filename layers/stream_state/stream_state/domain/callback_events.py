@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 from stream_state.domain.observations import Mark, Observations
 from stream_state.domain.parsing import JsonError, invalid, parse_id, parse_json
-from stream_state.domain.targets import MEDIA_TYPES
+from stream_state.domain.targets import MEDIA_TYPES, Room, Target
 
 MAX_AHEAD_MS = 900_000
 # A Timestamp that is further from the EventTime is not one in milliseconds.
@@ -21,28 +21,28 @@ _MAX_DIGITS = 20
 _SIGNED = ("EventType", "EventData", "EventTime", "EventId", "AppId", "Version", "Nonce")
 FIELDS = (*_SIGNED, "Signature")
 _DEVICE = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_STREAM = re.compile(rf"User({'|'.join(MEDIA_TYPES)})Stream(Start|Stop)")
-_JOINS = frozenset({"UserJoinRoom", "InvisibleUserJoinRoom"})
-_LEAVES = frozenset({"UserLeaveRoom", "InvisibleUserLeaveRoom"})
-_ROOM_ENDS = "RoomDestroy"
-# Known to the vendor's documentation, and no observation of a user.
-_WITHOUT_OBSERVATION = frozenset({"RoomCreate"})
+# The kind of the observation in events of a type; empty for a type that the vendor documents, and that has none.
+_KINDS = {
+    **{f"User{name}StreamStart": f"{medium}.start" for name, medium in MEDIA_TYPES.items()},
+    **{f"User{name}StreamStop": f"{medium}.stop" for name, medium in MEDIA_TYPES.items()},
+    **dict.fromkeys(("UserJoinRoom", "InvisibleUserJoinRoom"), "join"),
+    **dict.fromkeys(("UserLeaveRoom", "InvisibleUserLeaveRoom"), "leave"),
+    "RoomDestroy": "end",
+    "RoomCreate": "",
+}
 # A Stop with another reason may be of an earlier connection.
-_STOP_REASONS = frozenset({"StreamStop", "BannedByAdmin"})
+_STOP_REASONS = frozenset({None, "StreamStop", "BannedByAdmin"})
 _LEAVE_KINDS = {"userLeave": "leave", "kickedByAdmin": "end"}
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackEvent:
-    """A verified event with an observation; `user_id` is None for the end of a room.
+    """A verified event with an observation, of a user, or of a room that ended.
 
-    `at_ms` is the vendor's time. `has_plausible_time` is False if the EventTime stands in for the Timestamp.
+    `has_plausible_time` is False if the EventTime stands in for the Timestamp.
     """
 
-    app_id: str
-    room_id: str
-    user_id: str | None
-    at_ms: int
+    target: Target | Room
     kind: str
     mark: Mark
     has_plausible_time: bool
@@ -74,19 +74,16 @@ class CallbackEvent:
         at_ms, has_plausible_time = _time_ms(data.get("Timestamp"), fields["EventTime"])
         if at_ms > now_ms + MAX_AHEAD_MS:
             raise invalid("Timestamp", f"is more than {MAX_AHEAD_MS // 1000} seconds ahead of now")
-        event_type = fields["EventType"]
-        user_id = None if event_type == _ROOM_ENDS else parse_id(data.get("UserId"), "UserId")
+        user_id = None if fields["EventType"] == "RoomDestroy" else parse_id(data.get("UserId"), "UserId")
+        room = Room(fields["AppId"], parse_id(data.get("RoomId"), "RoomId"))
+        target = Target(room.app_id, room.room_id, user_id) if user_id else room
         mark = Mark(at_ms, min(at_ms, received_at_ms), device=parse_device(data.get("DeviceType")))
-        room_id = parse_id(data.get("RoomId"), "RoomId")
-        kind = _kind(event_type, data.get("Reason"))
-        return cls(fields["AppId"], room_id, user_id, at_ms, kind, mark, has_plausible_time)
+        return cls(target, _kind(fields["EventType"], data.get("Reason")), mark, has_plausible_time)
 
 
 def has_observation(event_type: str) -> bool | None:
     """Whether events of a type hold an observation; None for a type that this project does not know."""
-    if _STREAM.fullmatch(event_type) or event_type in _JOINS | _LEAVES | {_ROOM_ENDS}:
-        return True
-    return False if event_type in _WITHOUT_OBSERVATION else None
+    return bool(_KINDS[event_type]) if event_type in _KINDS else None
 
 
 def parse_device(value: object) -> str | None:
@@ -108,19 +105,12 @@ def is_signed(fields: Mapping[str, str], keys: Sequence[str]) -> bool:
     return any(matches)
 
 
-def _kind(event_type: str, reason: Any) -> str:
+def _kind(event_type: str, reason: object) -> str:
     """The kind of the observation in an event."""
-    if stream := _STREAM.fullmatch(event_type):
-        medium = MEDIA_TYPES[stream[1]]
-        if stream[2] == "Start":
-            return f"{medium}.start"
-        is_stop = reason is None or (isinstance(reason, str) and reason in _STOP_REASONS)
-        return f"{medium}.stop" if is_stop else f"{medium}.cut"
-    if event_type in _JOINS:
-        return "join"
-    if event_type == _ROOM_ENDS:
-        return "end"
-    return _LEAVE_KINDS.get(reason, "lost") if isinstance(reason, str) else "lost"
+    kind, reason = _KINDS[event_type], reason if reason is None or isinstance(reason, str) else ""
+    if kind == "leave":
+        return _LEAVE_KINDS.get(reason or "", "lost")
+    return kind if reason in _STOP_REASONS else kind.replace(".stop", ".cut")
 
 
 def _time_ms(timestamp: object, event_time: str) -> tuple[int, bool]:

@@ -24,7 +24,8 @@ class StateRecord:
     record has expired and is made again. `revision` counts the writes; 0: not written yet. `is_room_end_read`: whether
     the end of the room was read since the record was first written. `recheck_at_ms`: when the last recheck is due.
     `has_waits`: workflows may wait for the target.
-    `changed_at_ms`: when the values last changed in the table.
+    `changed_at_ms`: when the values last changed in the table. `expires_at`: the end of the record's life in seconds
+    since 1970; 0: the next write sets it. `deliver_after_ms`: since when anybody may deliver the change.
     """
 
     target: Target
@@ -37,6 +38,8 @@ class StateRecord:
     recheck_at_ms: int = 0
     has_waits: bool = False
     changed_at_ms: int = 0
+    expires_at: int = 0
+    deliver_after_ms: int = 0
     skew_ms: int = SKEW_MS
 
     @cached_property
@@ -82,7 +85,7 @@ class StateRecord:
     def forgotten(self) -> Self:
         """The record after it expired: that nothing is known any more is a change too."""
         sequence = self.sequence + self.state.is_known
-        return replace(self, observations={}, sequence=sequence, is_room_end_read=False, recheck_at_ms=0)
+        return replace(self, observations={}, sequence=sequence, is_room_end_read=False, recheck_at_ms=0, expires_at=0)
 
 
 @dataclass(frozen=True)

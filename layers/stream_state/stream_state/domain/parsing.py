@@ -23,18 +23,17 @@ class JsonError(ValueError):
 def parse_json(text: str | bytes) -> Any:
     """JSON without duplicate names, NaN, infinities or nesting beyond Python's limit; else `JsonError`."""
     if text[:1] == "\ufeff" or text[:3] == b"\xef\xbb\xbf":
-        message = "begins with a byte order mark: send UTF-8 without it"
-        raise JsonError(message)
+        raise JsonError("begins with a byte order mark: send UTF-8 without it")
     try:
         return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
     except JsonError:
         raise
     except json.JSONDecodeError as error:
-        message = f"is not JSON at line {error.lineno}, column {error.colno}"
-        raise JsonError(message) from None
+        raise JsonError(f"is not JSON at line {error.lineno}, column {error.colno}") from None
     except (ValueError, RecursionError):
-        message = "is not JSON that can be read: it is nested too deeply, a number is too long, or it is not UTF-8"
-        raise JsonError(message) from None
+        raise JsonError(
+            "is not JSON that can be read: it is nested too deeply, a number is too long, or it is not UTF-8"
+        ) from None
 
 
 def parse_object(value: object, names: Iterable[str], where: str = "") -> Mapping[str, Any]:
@@ -138,19 +137,16 @@ def shown(value: object) -> str:
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        message = "names a field twice"
-        raise JsonError(message)
+        raise JsonError("names a field twice")
     return names
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        message = "holds a number that is too large"
-        raise JsonError(message)
+        raise JsonError("holds a number that is too large")
     return number
 
 
 def _refuse_constant(name: str) -> None:
-    message = f"holds {name}, which is not JSON"
-    raise JsonError(message)
+    raise JsonError(f"holds {name}, which is not JSON")

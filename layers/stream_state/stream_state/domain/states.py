@@ -5,9 +5,9 @@ two clocks differ and how long a query lags behind the events: a query overrules
 more than the skew.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 
 from stream_state.domain.observations import Mark, Observations
 from stream_state.domain.targets import PRESENT, Medium
@@ -65,59 +65,17 @@ class State:
         return all(value.value is not None for value in self.media.values()) and (self.observed_at_ms or 0) >= oldest_ms
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """The value by the events; `unsure_from_ms`: a query that says on since then leaves an off in doubt."""
-
-    value: bool | None
-    seen_ms: int
-    unsure_from_ms: int = 0
-    # The value is None because an end may have been of another connection than that which began then (None: none did).
-    in_doubt: bool = False
-    began_ms: int | None = None
-    joined_ms: int | None = None
-
-    @property
-    def since_ms(self) -> int:
-        """When the value was seen; of a value in doubt, when the latest connection that may have ended began."""
-        return self.seen_ms if self.joined_ms is None else self.joined_ms
-
-
-@dataclass(frozen=True, slots=True)
-class _Connections:
-    """The latest join, the latest join or start, the ends of connections with their graces, and `online`, `login`."""
-
-    join: Mark | None
-    joined: Mark | None
-    ends: Sequence[tuple[Mark, int]]
-    online: Mark | None
-    login: Mark | None
-    skew_ms: int
-
-    def after_login(self, start: Mark | None) -> "_Connections":
-        """Those of a stream that began with the latest login's connection or later.
-
-        A leave before the skew of the login's call was of another connection: this one was still there.
-        """
-        login = self.login
-        if login is None or start is None or start.at_ms < login.seen_ms:
-            return self
-        ends = [
-            (mark, grace_ms)
-            for mark, grace_ms in self.ends
-            if grace_ms == 0 or mark.at_ms < login.seen_ms or login.at_ms - mark.seen_ms <= self.skew_ms
-        ]
-        return replace(self, ends=ends)
-
-
-@dataclass(frozen=True, slots=True)
-class _Absence:
-    """What proves that the user has gone: `gone` by a query, `offline` by a presence call."""
-
-    gone: Mark | None
-    offline: Mark | None
-    # The user was seen, or joined, since the presence call or shortly before it.
-    is_back: bool
+def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
+    """The state by all observations: their order and their repeats do not matter."""
+    user = _User(observations, skew_ms)
+    media, is_contradicted = {}, False
+    for medium in Medium:
+        media[medium], disagree = user.medium(medium)
+        is_contradicted |= disagree
+    if on := [value.at_ms or 0 for value in media.values() if value.value]:
+        return State(media, Value(value=True, at_ms=max(on)), is_contradicted)
+    present, disagree = user.present()
+    return State(media, present, is_contradicted or disagree)
 
 
 def is_end_of_connection(kind: str) -> bool:
@@ -125,168 +83,196 @@ def is_end_of_connection(kind: str) -> bool:
     return kind in {"leave", "lost"} or kind.endswith(".cut")
 
 
-def state_of(observations: Observations, skew_ms: int = SKEW_MS) -> State:
-    """The state by all observations: their order and their repeats do not matter."""
-    kinds = ("found", "online", "login", "absent", "offline")
-    found, online, login, absent, offline = (observations.get(kind) for kind in kinds)
-    began = Mark(login.seen_ms, min(login.seen_ms, login.at_ms), device=login.device) if login else None
-    join, there = _latest([observations.get("join"), began]), _latest([found, online])
-    joined = _latest([join, *(observations.get(f"{medium}.start") for medium in Medium)])
-    marks: dict[str, list[Mark]] = defaultdict(list)
-    for kind, mark in observations.items():
-        marks[kind.partition("@")[0]].append(mark)
-    ends = [(mark, grace_ms) for kind, grace_ms in _GRACE_MS.items() for mark in marks[kind]]
-    connections = _Connections(join, joined, ends, online, login, skew_ms)
-    is_back = offline is not None and (
-        _is_since(there, offline) or (joined is not None and offline.at_ms - joined.seen_ms <= skew_ms)
-    )
-    absence = _Absence(None if _is_since(there, absent) else absent, offline, is_back)
-    media, is_contradicted = {}, False
-    for medium in Medium:
-        start, stop = (observations.get(f"{medium}.{kind}") for kind in ("start", "stop"))
-        cuts = [(mark, LOST_GRACE_MS) for mark in marks[f"{medium}.cut"]]
-        of_medium = connections.after_login(start)
-        by_events = _medium_by_events(start, stop, replace(of_medium, ends=[*of_medium.ends, *cuts]))
-        query = observations.get(f"{medium}.query")
-        query = query if offline is None or _is_since(query, offline) else None
-        media[medium], disagree = _medium(by_events, query, absence, skew_ms)
-        is_contradicted |= disagree
-    on = [value for value in media.values() if value.value]
-    if on:
-        newest = max(value.at_ms or 0 for value in on)
-        return State(media, Value(value=True, at_ms=newest), is_contradicted)
-    by_events = _ended(joined, connections.after_login(joined))
-    gone = _latest([absent, offline])
-    if gone and _is_since(there, gone):
-        if by_events and gone.at_ms - by_events.since_ms > skew_ms:
+# Stands for an observation that was not made: every rule compares times, and this one is long before all others.
+_NEVER_MS = -(10**15)
+_NEVER = Mark(_NEVER_MS, _NEVER_MS)
+
+# An end of a connection and its grace.
+type _Ends = Sequence[tuple[Mark, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """The value by the events, when it was seen, and since when it holds.
+
+    Of a value in doubt `since_ms` is when the latest connection that may have ended began. `unsure_from_ms`: a query
+    that says on since then leaves an off in doubt.
+    """
+
+    value: bool | None
+    seen_ms: int
+    since_ms: int
+    unsure_from_ms: int = 0
+    # The value is None because an end may have been of another connection than that which began then.
+    in_doubt: bool = False
+    began_ms: int = _NEVER_MS
+
+    @property
+    def as_value(self) -> Value:
+        """The value that is shown if nothing else is known."""
+        return Value() if self == _NOTHING else Value(self.value, self.seen_ms)
+
+
+# No event says anything.
+_NOTHING = _Verdict(None, _NEVER_MS, _NEVER_MS)
+
+
+class _User:
+    """The observations of a user, and what they say."""
+
+    def __init__(self, observations: Observations, skew_ms: int) -> None:
+        self._observations = observations
+        self._skew_ms = skew_ms
+        self._found, self._online, self._absent, self._offline = map(
+            self._mark, ("found", "online", "absent", "offline")
+        )
+        self._login = login = self._mark("login")
+        began = Mark(login.seen_ms, min(login.seen_ms, login.at_ms), device=login.device)
+        # The latest join; the latest join or start; the latest proof by a query or a call that the user is there.
+        self._join = _latest(self._mark("join"), began)
+        self._joined = _latest(self._join, *(self._mark(f"{medium}.start") for medium in Medium))
+        self._there = _latest(self._found, self._online)
+        self._ends = [(mark, grace_ms) for kind, grace_ms in _GRACE_MS.items() for mark in self._marks(kind)]
+
+    def medium(self, medium: Medium) -> tuple[Value, bool]:
+        """The value of a medium by events and queries, and whether the two disagree within the skew."""
+        event, query, offline, skew_ms = (
+            self._by_events(medium),
+            self._mark(f"{medium}.query"),
+            self._offline,
+            self._skew_ms,
+        )
+        gone = self._absent if self._absent.at_ms > self._there.at_ms else _NEVER
+        if query.at_ms < offline.at_ms:
+            query = _NEVER
+        disagree = False
+        if query != _NEVER and query.at_ms - event.seen_ms <= skew_ms:
+            if event.value is False and query.value and query.at_ms >= event.unsure_from_ms and gone == _NEVER:
+                return Value(None, event.seen_ms), True
+            if event.in_doubt and query.value is False and query.at_ms - event.began_ms > skew_ms:
+                # The medium was off before the end came, and an end starts nothing.
+                return Value(value=False, at_ms=query.at_ms), False
+            is_within = event.seen_ms - query.at_ms <= skew_ms
+            disagree = is_within and gone == _NEVER and query.value not in (None, event.value)
+            query = _NEVER
+        if query == _NEVER != offline:
+            if offline.at_ms - event.since_ms > skew_ms:
+                # A user who is not in the room publishes nothing, unless the user was seen or joined since the call or
+                # shortly before it.
+                is_back = self._there.at_ms >= offline.at_ms or offline.at_ms - self._joined.seen_ms <= skew_ms
+                return Value(value=None if is_back else False, at_ms=offline.at_ms), disagree
+            disagree |= event.value is not False and event.seen_ms - offline.at_ms <= skew_ms
+        value = event.as_value if query == _NEVER else Value(query.value, query.at_ms)
+        if gone == _NEVER or value.value is False or value.at_ms is None:
+            return value, disagree
+        if query == _NEVER and gone.at_ms - event.since_ms <= skew_ms:
+            return value, disagree or event.seen_ms - gone.at_ms <= skew_ms
+        # An end in doubt and a user who is gone: the end was of the last connection. Without an end, that the user has
+        # gone is no word about the stream.
+        is_ended = query == _NEVER and event.in_doubt
+        return Value(value=False if is_ended else None, at_ms=gone.at_ms), False
+
+    def present(self) -> tuple[Value, bool]:
+        """Presence by events, queries and presence calls: a query proves absence, and ends older proof of it."""
+        event, skew_ms = self._ended(self._joined, self._ends_of(self._joined)), self._skew_ms
+        gone = _latest(self._absent, self._offline)
+        if gone.at_ms > self._there.at_ms:
+            if event.value is False or gone.at_ms - event.since_ms > skew_ms:
+                return Value(value=False, at_ms=gone.at_ms), False
+            return event.as_value, event.seen_ms - gone.at_ms <= skew_ms
+        if gone.at_ms - event.since_ms > skew_ms:
             # The user had gone meanwhile: what came before that proves no presence.
-            by_events = None
-        gone = None
-    present, disagree = _present(by_events, found, online, gone, skew_ms)
-    streaming = observations.get("streaming")
-    if by_events and present.value is False and not gone and streaming and streaming.at_ms >= by_events.unsure_from_ms:
-        # A query saw a stream, perhaps of a newer connection than the one that ended.
-        present, disagree = Value(None, present.at_ms), True
-    return State(media, present, is_contradicted or disagree)
+            event = _NOTHING
+        if self._online.at_ms - event.seen_ms > skew_ms:
+            return Value(value=True, at_ms=self._online.at_ms), False
+        if event.value is False:
+            is_found = self._found.at_ms - event.seen_ms > skew_ms
+            # A query that saw a stream perhaps saw that of a newer connection than the one that ended.
+            there = self._online if is_found else _latest(self._online, self._mark("streaming"))
+            if there.at_ms >= event.unsure_from_ms:
+                return Value(None, event.seen_ms), True
+            return Value() if is_found else event.as_value, False
+        # A query so soon after an end in doubt settles nothing.
+        is_too_soon = event.in_doubt and 0 <= self._there.at_ms - event.seen_ms <= skew_ms
+        return event.as_value, is_too_soon
 
-
-def _medium_by_events(start: Mark | None, stop: Mark | None, connections: _Connections) -> _Verdict | None:
-    """The value of a medium by its start and stop and by the ends; None if no event says anything of it."""
-    verdict, joined = _ended(start, connections), connections.joined
-    stop = None if stop and start and start.at_ms >= stop.at_ms else stop
-    since_ms = max(mark.at_ms if mark else 0 for mark in (start, stop))
-    seen_ms = max((mark.seen_ms for mark, _ in connections.ends if mark.at_ms >= since_ms), default=None)
-    if stop is None and (verdict is None or verdict.value is not False):
-        return verdict
-    if seen_ms and connections.online and connections.online.at_ms - seen_ms > connections.skew_ms:
-        # The user came back, or the end was of another connection.
-        return _Verdict(None, seen_ms)
-    if stop is None:
-        return verdict
-    if joined and any(stop.at_ms <= mark.at_ms <= joined.at_ms for mark, _ in connections.ends):
+    def _by_events(self, medium: Medium) -> _Verdict:
+        """The value of a medium by its start and stop and by the ends."""
+        start, stop = self._mark(f"{medium}.start"), self._mark(f"{medium}.stop")
+        ends = [*self._ends_of(start), *((mark, LOST_GRACE_MS) for mark in self._marks(f"{medium}.cut"))]
+        verdict = self._ended(start, ends)
+        if start.at_ms >= stop.at_ms:
+            stop = _NEVER
+        if stop == _NEVER and verdict.value is not False:
+            return verdict
+        seen = [mark.seen_ms for mark, _ in ends if mark.at_ms >= max(start.at_ms, stop.at_ms)]
+        if seen and self._online.at_ms - max(seen) > self._skew_ms:
+            # The user came back, or the end was of another connection.
+            return _Verdict(None, max(seen), max(seen))
         # An end and a join after it began a newer connection, of which the stop says nothing.
-        return verdict
-    off = _off([(stop, 0)], connections.skew_ms)
-    if verdict is None or verdict.value is not False:
-        return off
-    return _Verdict(
-        value=False,
-        seen_ms=max(off.seen_ms, verdict.seen_ms),
-        unsure_from_ms=max(off.unsure_from_ms, verdict.unsure_from_ms),
-    )
+        if stop == _NEVER or any(stop.at_ms <= mark.at_ms <= self._joined.at_ms for mark, _ in ends):
+            return verdict
+        off = self._off([(stop, 0)])
+        if verdict.value is not False:
+            return off
+        seen_ms = max(off.seen_ms, verdict.seen_ms)
+        return _Verdict(
+            value=False,
+            seen_ms=seen_ms,
+            since_ms=seen_ms,
+            unsure_from_ms=max(off.unsure_from_ms, verdict.unsure_from_ms),
+        )
 
+    def _ended(self, start: Mark, ends: _Ends) -> _Verdict:
+        """On since it began, off by an end after that, or in doubt."""
+        joined = self._joined
+        newer = [(mark, grace_ms) for mark, grace_ms in ends if mark.at_ms > start.at_ms]
+        if not newer:
+            return _NOTHING if start == _NEVER else _Verdict(value=True, seen_ms=start.seen_ms, since_ms=start.seen_ms)
+        last, _ = max(newer, key=lambda end: end[0].at_ms)
+        if joined.at_ms >= last.at_ms:
+            # A newer connection, of which this medium has not been observed.
+            return _Verdict(None, joined.seen_ms, joined.seen_ms)
+        # The same, if an end came since.
+        began = joined if any(mark.at_ms <= joined.at_ms for mark, _ in newer) else start
+        since = joined if began == _NEVER else _latest(began, self._join)
+        if sure := [end for end in newer if end[0].at_ms - since.at_ms >= max(end[1], 1)]:
+            return self._off(sure)
+        is_newest = since.at_ms == start.at_ms
+        if is_newest and start.device and all(mark.device not in (None, start.device) for mark, _ in newer):
+            return _Verdict(value=True, seen_ms=start.seen_ms, since_ms=start.seen_ms)
+        return _Verdict(None, last.seen_ms, since.seen_ms, in_doubt=True, began_ms=began.seen_ms)
 
-def _ended(start: Mark | None, connections: _Connections) -> _Verdict | None:
-    """On since it began, off by an end after that, or in doubt; None if no event says anything."""
-    began, joined = start, connections.joined
-    newer = [(mark, grace_ms) for mark, grace_ms in connections.ends if start is None or mark.at_ms > start.at_ms]
-    if not newer:
-        return _Verdict(value=True, seen_ms=start.seen_ms) if start else None
-    last, _ = max(newer, key=lambda end: end[0].at_ms)
-    if joined and joined.at_ms >= last.at_ms:
-        # A newer connection, of which this medium has not been observed.
-        return _Verdict(None, joined.seen_ms)
-    if joined and any(mark.at_ms <= joined.at_ms for mark, _ in newer):
-        # The same, and an end came since.
-        began = joined
-    since = _latest([began, connections.join]) if began else joined
-    sure = [end for end in newer if since is None or end[0].at_ms - since.at_ms >= max(end[1], 1)]
-    if sure:
-        return _off(sure, connections.skew_ms)
-    is_newest = start is not None and since is not None and since.at_ms == start.at_ms
-    if start and is_newest and all(mark.device and start.device and mark.device != start.device for mark, _ in newer):
-        return _Verdict(value=True, seen_ms=start.seen_ms)
-    began_ms, since_ms = (mark.seen_ms if mark else None for mark in (began, since))
-    return _Verdict(None, last.seen_ms, in_doubt=True, began_ms=began_ms, joined_ms=since_ms)
-
-
-def _off(ends: Sequence[tuple[Mark, int]], skew_ms: int) -> _Verdict:
-    """Off by any of the ends, as sure as the surest of them."""
-    return _Verdict(
-        value=False,
-        seen_ms=max(mark.seen_ms for mark, _ in ends),
+    def _off(self, ends: _Ends) -> _Verdict:
+        """Off by any of the ends, as sure as the surest of them."""
+        seen_ms = max(mark.seen_ms for mark, _ in ends)
         # The grace is by one clock, a query by the other.
-        unsure_from_ms=max(mark.seen_ms - grace_ms for mark, grace_ms in ends) - skew_ms,
-    )
+        unsure_from_ms = max(mark.seen_ms - grace_ms for mark, grace_ms in ends) - self._skew_ms
+        return _Verdict(value=False, seen_ms=seen_ms, since_ms=seen_ms, unsure_from_ms=unsure_from_ms)
+
+    def _ends_of(self, start: Mark) -> _Ends:
+        """The ends that may be of a connection with such a start.
+
+        If that began with the latest login or later, a leave before the skew of the login's call was of another
+        connection: this one was still there.
+        """
+        login = self._login
+        if start.at_ms < login.seen_ms:
+            return self._ends
+        return [
+            (mark, grace_ms)
+            for mark, grace_ms in self._ends
+            if grace_ms == 0 or mark.at_ms < login.seen_ms or login.at_ms - mark.seen_ms <= self._skew_ms
+        ]
+
+    def _mark(self, kind: str) -> Mark:
+        return self._observations.get(kind, _NEVER)
+
+    def _marks(self, kind: str) -> list[Mark]:
+        """The marks of a kind, of all devices."""
+        return [mark for name, mark in self._observations.items() if name.partition("@")[0] == kind]
 
 
-def _medium(event: _Verdict | None, query: Mark | None, absence: _Absence, skew_ms: int) -> tuple[Value, bool]:
-    """The value of a medium by events and queries, and whether the two disagree within the skew."""
-    gone, offline, disagree = absence.gone, absence.offline, False
-    if event and query and query.at_ms - event.seen_ms <= skew_ms:
-        if event.value is False and query.value and query.at_ms >= event.unsure_from_ms and not gone:
-            return Value(None, event.seen_ms), True
-        is_newer = event.began_ms is None or query.at_ms - event.began_ms > skew_ms
-        if event.in_doubt and query.value is False and is_newer:
-            # The medium was off before the end came, and an end starts nothing.
-            return Value(value=False, at_ms=query.at_ms), False
-        is_within = event.seen_ms - query.at_ms <= skew_ms
-        disagree = is_within and not gone and query.value not in (None, event.value)
-        query = None
-    if offline and query is None:
-        if event is None or offline.at_ms - event.since_ms > skew_ms:
-            # A user who is not in the room publishes nothing.
-            return Value(value=None if absence.is_back else False, at_ms=offline.at_ms), disagree
-        disagree |= event.value is not False and event.seen_ms - offline.at_ms <= skew_ms
-    value = Value(query.value, query.at_ms) if query else Value(event.value, event.seen_ms) if event else Value()
-    if gone is None or value.value is False or (event is None and query is None):
-        return value, disagree
-    if query is None and event and gone.at_ms - event.since_ms <= skew_ms:
-        return value, disagree or event.seen_ms - gone.at_ms <= skew_ms
-    # An end in doubt and a user who is gone: the end was of the last connection. Without an end, that the user has gone
-    # is no word about the stream.
-    is_ended = query is None and event is not None and event.in_doubt
-    return Value(value=False if is_ended else None, at_ms=gone.at_ms), False
-
-
-def _present(
-    event: _Verdict | None, found: Mark | None, online: Mark | None, gone: Mark | None, skew_ms: int
-) -> tuple[Value, bool]:
-    """Presence by events, queries and presence calls: a query proves absence, and ends older proof of it."""
-    if gone:
-        if event is None or event.value is False or gone.at_ms - event.since_ms > skew_ms:
-            return Value(value=False, at_ms=gone.at_ms), False
-        return Value(event.value, event.seen_ms), event.seen_ms - gone.at_ms <= skew_ms
-    if online and (event is None or online.at_ms - event.seen_ms > skew_ms):
-        return Value(value=True, at_ms=online.at_ms), False
-    if online and event and event.value is False and online.at_ms >= event.unsure_from_ms:
-        return Value(None, event.seen_ms), True
-    if event is None or (event.value is False and found and found.at_ms - event.seen_ms > skew_ms):
-        return Value(), False
-    # A query so soon after an end in doubt settles nothing.
-    there = _latest([found, online])
-    is_too_soon = event.in_doubt and there is not None and 0 <= there.at_ms - event.seen_ms <= skew_ms
-    return Value(event.value, event.seen_ms), is_too_soon
-
-
-def _is_since(mark: Mark | None, other: Mark | None) -> bool:
-    """Whether a mark is there, and at the time of another that is there, or later."""
-    return mark is not None and other is not None and mark.at_ms >= other.at_ms
-
-
-def _latest(marks: Sequence[Mark | None]) -> Mark | None:
-    """The latest of the marks that are there; marks of one time are merged."""
-    latest = None
-    for mark in marks:
-        latest = mark.merged(latest) if mark else latest
-    return latest
+def _latest(*marks: Mark) -> Mark:
+    """The latest of some marks; marks of one time are merged."""
+    return reduce(Mark.merged, marks)

@@ -1,17 +1,16 @@
 """Delivery of state changes to the results queue: send, then write the values that were delivered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
-from stream_state.adapters.queues import ResultsQueue, RetryQueue
-from stream_state.adapters.state_store import StateStore
-from stream_state.clock import CLOCK, Clock
-from stream_state.domain.documents import Answer, Message, ProblemMessage
+from stream_state.adapters.queues import ResultsQueue
+from stream_state.domain.documents import Answer, Outcome, Result
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.outcomes import Outcome, Result
 from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
 from stream_state.observability import log_error, record
+from stream_state.services.recording import Recorder
 from stream_state.settings import Settings
 
 MARKING_THREADS = 10
@@ -19,30 +18,25 @@ MARKING_THREADS = 10
 DRAIN_RECORDS = 10
 
 
+@dataclass
 class Delivery:
     """Sends messages, and marks their records as delivered: a crash between the two repeats a message."""
 
-    def __init__(
-        self, queue: ResultsQueue, store: StateStore, retry_queue: RetryQueue | None = None, clock: Clock = CLOCK
-    ) -> None:
-        self._queue = queue
-        self._store = store
-        self._retry_queue = retry_queue
-        self._clock = clock
+    queue: ResultsQueue
+    recorder: Recorder
 
     @classmethod
-    def from_settings(cls, settings: Settings, store: StateStore, timeout_seconds: float = 3) -> Self:
+    def from_settings(cls, settings: Settings, recorder: Recorder, timeout_seconds: float = 3) -> Self:
         """A delivery as the settings describe it, with the time-out of each request to the queue."""
-        retry_queue = RetryQueue.from_settings(settings) if settings.callback_retry_queue_url else None
-        return cls(ResultsQueue.from_settings(settings, timeout_seconds), store, retry_queue)
+        return cls(ResultsQueue.from_settings(settings, timeout_seconds), recorder)
 
-    def send(self, messages: Sequence[Message | ProblemMessage], deadline: float) -> list[str | DeliveryFailed]:
-        """Send messages; for each, in order, the id that SQS gave it, or why SQS did not accept it."""
+    def send(self, messages: Sequence[Answer | Mapping[str, Any]], deadline: float) -> list[str | DeliveryFailed]:
+        """Send answers and problems; for each, in order, the id that SQS gave it, or why SQS did not accept it."""
         if not messages:
             return []
-        sent = self._queue.send([message.document() for message in messages], deadline)
+        sent = self.queue.send([one.message() if isinstance(one, Answer) else one for one in messages], deadline)
         accepted = [message for message, outcome in zip(messages, sent, strict=True) if isinstance(outcome, str)]
-        records = [message.record for message in accepted if isinstance(message, Message)]
+        records = [message.record for message in accepted if isinstance(message, Answer)]
         changed = [state_record for state_record in records if state_record.is_undelivered]
         record("StatesDelivered", len(records))
         record("StateChanges", len(changed))
@@ -53,21 +47,20 @@ class Delivery:
     def deliver(self, outcomes: Sequence[Outcome], deadline: float) -> list[Result]:
         """Send the answers; for each outcome the message with SQS's `message_id`, or why there is none."""
         messages = {
-            outcome.target: message_of(outcome.merge.after, outcome.answer)
+            outcome.target: outcome.answer
             for outcome in outcomes
             if isinstance(outcome.answer, Answer) and isinstance(outcome.merge, Merge)
         }
-        documents = {target: message.document() for target, message in messages.items()}
         sent = dict(zip(messages, self.send(list(messages.values()), deadline), strict=True))
-        results: list[Result] = []
-        for outcome in outcomes:
+
+        def result(outcome: Outcome) -> Result:
             message_id = sent.get(outcome.target)
             if isinstance(message_id, str):
-                results.append({**documents[outcome.target], "message_id": message_id})
-            else:
-                errors = (message_id, outcome.answer, outcome.merge)
-                results.append(next(error for error in errors if isinstance(error, StreamStateError)))
-        return results
+                return {**messages[outcome.target].message(), "message_id": message_id}
+            errors = (message_id, outcome.answer, outcome.merge)
+            return next(error for error in errors if isinstance(error, StreamStateError))
+
+        return [result(outcome) for outcome in outcomes]
 
     def drain(self, deadline: float, *, is_whole: bool = False) -> None:
         """Deliver changes that their observers did not deliver, and ask again for rechecks that were lost.
@@ -76,11 +69,10 @@ class Delivery:
         """
         after: str | None = None
         try:
-            while self._clock.monotonic() < deadline:
-                page = self._store.undelivered(DRAIN_RECORDS, after)
-                sent = self.send(
-                    [Message(listed, "table") for listed in page.entries if listed.is_undelivered], deadline
-                )
+            while self.recorder.clock.monotonic() < deadline:
+                page = self.recorder.store.undelivered(DRAIN_RECORDS, after)
+                changed = [listed for listed in page.entries if listed.is_undelivered]
+                sent = self.send([Answer(listed) for listed in changed], deadline)
                 for listed in page.entries:
                     if not listed.is_undelivered:
                         self._settle(listed)
@@ -93,27 +85,17 @@ class Delivery:
 
     def _settle(self, listed: StateRecord) -> None:
         """Take a record off the list that has nothing to deliver, or ask for its recheck again."""
-        if not listed.recheck_at_ms:
-            self._store.mark_delivered(listed)
-        elif not self._retry_queue:
-            self._store.set_recheck(listed, 0)
-        else:
+        store = self.recorder.store
+        if listed.recheck_at_ms:
             # The time comes first: a recheck that cannot be sent then keeps no other change waiting.
-            self._store.set_recheck(listed, self._clock.now_ms())
-            try:
-                self._retry_queue.recheck(listed.target)
-            except DeliveryFailed as error:
-                log_error(error, listed.target)
+            store.set_recheck(listed, self.recorder.clock.now_ms() if self.recorder.retry_queue else 0)
+            self.recorder.recheck(listed.target)
+        else:
+            store.mark_delivered(listed)
 
     def _mark(self, delivered: StateRecord) -> None:
         try:
-            self._store.mark_delivered(delivered)
+            self.recorder.store.mark_delivered(delivered)
         except StateUnavailable as error:
             # The record stays on the list: its message is sent again, with the same id.
             log_error(error, delivered.target)
-
-
-def message_of(state_record: StateRecord, answer: Answer | StreamStateError) -> Message:
-    """The message about a record after an answer of the vendor, which may be that it does not know the target."""
-    source = answer.source if isinstance(answer, Answer) else "query"
-    return Message(state_record, source, answer.rtc_request_id)

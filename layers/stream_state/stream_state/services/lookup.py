@@ -2,30 +2,28 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import batched
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.rate_limiter import Function
 from stream_state.adapters.state_store import StateStore
-from stream_state.adapters.table import MAX_BATCH_KEYS
 from stream_state.adapters.volcengine import VolcengineClient
-from stream_state.clock import CLOCK, Clock
-from stream_state.domain.documents import Answer
+from stream_state.clock import CLOCK
+from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
-from stream_state.domain.outcomes import Outcome
-from stream_state.domain.states import state_of
 from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import QuotaExceeded, RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
 from stream_state.observability import log_error, logger, record
-from stream_state.services.asking import Asking, Found, not_reached
+from stream_state.services.asking import Came, Found, ask_all
 from stream_state.services.recording import Recorder
-from stream_state.services.rooms import NOTHING, Member, Rooms, Step
+from stream_state.services.rooms import Member, Rooms
 from stream_state.settings import Settings
 
 
+@dataclass
 class Lookup:
     """Answers for targets from the vendor or from their records; safe to share among threads.
 
@@ -33,44 +31,21 @@ class Lookup:
     take at the rate `qps`.
     """
 
-    def __init__(
-        self,
-        rtc: VolcengineClient,
-        store: StateStore,
-        recorder: Recorder,
-        *,
-        query: str = "on",
-        max_wait_seconds: float = math.inf,
-        qps: float = 1,
-        clock: Clock = CLOCK,
-    ) -> None:
-        self.query = query
-        self._rtc = rtc
-        self._rooms = Rooms(rtc, store)
-        self._store = store
-        self._recorder = recorder
-        self._max_wait_seconds = max_wait_seconds
-        self._qps = qps
-        self._clock = clock
+    rtc: VolcengineClient
+    recorder: Recorder
+    query: str = "on"
+    max_wait_seconds: float = math.inf
+    qps: float = 1
 
     @classmethod
     def from_settings(cls, settings: Settings, store: StateStore, function: Function) -> Self:
         """A lookup as the settings describe it, for the function that the rate limiter's metrics name."""
         # Somebody waits for the answers of api and task. Sweeps and rechecks wait for their turn, and deliver.
         is_asked = function in ("api", "task")
-        return cls(
-            VolcengineClient.from_settings(settings, function),
-            store,
-            Recorder.from_settings(settings, store, delivers=not is_asked),
-            query=settings.rtc_query,
-            max_wait_seconds=settings.rtc_max_wait_seconds if is_asked else math.inf,
-            qps=settings.rtc_qps,
-        )
-
-    @property
-    def queries(self) -> bool:
-        """Whether GetUserStreamState is called."""
-        return self.query == "on"
+        recorder = Recorder.from_settings(settings, store, delivers=not is_asked)
+        max_wait_seconds = settings.rtc_max_wait_seconds if is_asked else math.inf
+        rtc = VolcengineClient.from_settings(settings, function)
+        return cls(rtc, recorder, settings.rtc_query, max_wait_seconds, settings.rtc_qps)
 
     def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> Answer:
         """The state of a target: a record of at most that age, or else asked for.
@@ -91,19 +66,16 @@ class Lookup:
         `logs_errors` the caller raises the errors, and logs them there.
         """
         users = [target for target in targets if isinstance(target, Target)]
-        if self.query == "on":
-            found = Found(self._fresh(users, max_age_seconds), logs_errors=logs_errors)
-        else:
-            found = Found(self.from_table(users, without_record()), logs_errors=logs_errors)
+        known = self._fresh(users, max_age_seconds) if self.query == "on" else self.from_table(users, without_record())
+        found = Found(known, logs_errors=logs_errors)
         missing = sorted({*targets} - found.outcomes.keys(), key=sort_key)
         if len(missing) == 1 and isinstance(missing[0], Target):
-            found.add([self.ask(missing[0], deadline)])
+            found.add([self.ask(Member(missing[0]), deadline)])
         else:
             found.add(self.each(missing, deadline, max_age_seconds=max_age_seconds))
         if isinstance(found.halt, RtcActionRetired) and self.query == "on":
             found.add(self.from_table([target for target in missing if isinstance(target, Target)], found.halt))
-            rooms = [target for target in missing if isinstance(target, Room)]
-            found.add(self.each(rooms, deadline, by_presence=True))
+            found.add(self.each([room for room in missing if isinstance(room, Room)], deadline, query="presence"))
         return [outcome for target in targets for outcome in found.of(target)]
 
     def recheck(self, target: Target, deadline: float) -> Outcome:
@@ -111,59 +83,43 @@ class Lookup:
         if self.query == "off":
             return Outcome(target, without_record(), without_record())
         if self.query == "on":
-            outcome = self.ask(target, deadline, is_recheck=True)
+            outcome = self.ask(Member(target, is_recheck=True), deadline)
             if not isinstance(outcome.answer, RtcActionRetired):
                 return outcome
             withdrawn()
-        for step in self._steps([target], deadline, by_presence=True):
-            if isinstance(step, Member):
-                return self._note(step, is_recheck=True)
-            if isinstance(step, Outcome):
-                return step
-        raise not_reached()
+        rooms = Rooms(self.rtc, self.recorder.store, deadline, "presence", self.max_wait_seconds)
+        step = next(step for step in rooms.steps([target]) if isinstance(step, Member | Outcome))
+        return self._by_presence(replace(step, is_recheck=True)) if isinstance(step, Member) else step
 
     def each(
         self,
         targets: Iterable[Target | Room],
         deadline: float,
         *,
-        by_presence: bool | None = None,
+        query: str | None = None,
         max_age_seconds: int = 0,
-    ) -> Iterator[Outcome | Room | None]:
-        """The outcome of each target, as it comes, those of a room's users before the room, and None now and then.
+    ) -> Iterator[Came]:
+        """The outcome of each target in their order, those of a room's users before the room, and None now and then.
 
-        `by_presence`: ask who is in the rooms only, as with `RTC_QUERY=presence`. See `Asking.run`.
+        `query`: in place of that of the settings, as when the action is withdrawn. See `ask_all`.
         """
-        if self.query == "off":
-            for batch in batched(targets, MAX_BATCH_KEYS, strict=False):
-                yield from self.from_table([target for target in batch if isinstance(target, Target)], without_record())
-                for room in (target for target in batch if isinstance(target, Room)):
-                    members = self._rooms.known(room, NOTHING)
-                    yield from (_unasked(member.before, room) for member in members if member.before)
-                    yield room
-            return
-        by_presence = self.query == "presence" if by_presence is None else by_presence
-        oldest_ms = self._clock.now_ms() - max_age_seconds * 1000 if max_age_seconds else math.inf
+        query = query or self.query
+        is_bounded = query == "on" and self.max_wait_seconds < math.inf
+        most = (deadline - self.recorder.clock.monotonic()) * self.qps if is_bounded else math.inf
         users = sum(isinstance(target, Target) for target in targets) if isinstance(targets, Sequence) else 0
 
         def ask(member: Member, before_call: Callable[[], None], count: int) -> Outcome:
-            is_fresh = member.before is not None and member.before.state.is_whole_since(oldest_ms)
-            if by_presence or is_fresh or "offline" in member.presence:
-                return self._note(member)
-            wait_seconds = self._wait_seconds(max(users, count))
-            return self.ask(member.target, deadline, member, before_call, wait_seconds=wait_seconds)
+            is_fresh = member.before is not None and self._is_fresh(member.before, max_age_seconds)
+            if query != "on" or is_fresh or "offline" in member.presence:
+                return self._by_presence(member)
+            return self.ask(member, deadline, self._wait_seconds(max(users, count)), before_call)
 
-        yield from Asking(ask, self._clock).run(self._steps(targets, deadline, by_presence=by_presence), deadline)
-
-    def _steps(self, targets: Iterable[Target | Room], deadline: float, *, by_presence: bool) -> Iterator[Step]:
-        is_bounded = self._max_wait_seconds < math.inf and not by_presence
-        most = (deadline - self._clock.monotonic()) * self._qps if is_bounded else math.inf
-        options: Any = {"by_presence": by_presence, "wait_seconds": self._max_wait_seconds, "most": most}
-        return self._rooms.steps(targets, deadline, **options)
+        rooms = Rooms(self.rtc, self.recorder.store, deadline, query, self.max_wait_seconds, most)
+        yield from ask_all(ask, rooms.steps(targets), deadline, self.recorder.clock)
 
     def from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
         """The record of each target without asking; `missing` where there is none. Raises `StateUnavailable`."""
-        records = self._store.read(targets)
+        records = self.recorder.store.read(targets)
         if isinstance(missing, RtcActionRetired):
             record("RtcActionRetired")
             if records:
@@ -171,83 +127,77 @@ class Lookup:
         found = {target: _unasked(found) for target, found in records.items()}
         return [found.get(target) or Outcome(target, missing, missing) for target in targets]
 
-    def _wait_seconds(self, count: int) -> float:
-        return self._max_wait_seconds + count / self._qps
-
     def ask(
         self,
-        target: Target,
+        member: Member,
         deadline: float,
-        member: Member | None = None,
-        before_call: Callable[[], None] = lambda: None,
-        *,
         wait_seconds: float | None = None,
-        is_recheck: bool = False,
+        before_call: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Ask the vendor and record the answer; that the target is unknown is an observation too.
 
         `wait_seconds` bounds the waiting for a slot.
         """
+        target, said = member.target, member.presence
         wait_seconds = self._wait_seconds(1) if wait_seconds is None else wait_seconds
-        before, said = (member.before, member.presence) if member else (None, {})
         try:
-            result = self._rtc.stream_state(target, deadline, max_wait_seconds=wait_seconds, before_call=before_call)
+            result = self.rtc.stream_state(target, deadline, max_wait_seconds=wait_seconds, before_call=before_call)
         except TargetNotFound as error:
-            absent = {**said, **not_found(error.observed_at_ms or self._clock.now_ms())}
-            merge = self._observe(target, absent, before, error.rtc_request_id, is_recheck=is_recheck)
-            return Outcome(target, error, merge)
+            absent = not_found(error.observed_at_ms or self.recorder.clock.now_ms())
+            return replace(self._recorded(member, {**said, **absent}, error.rtc_request_id), answer=error)
         except StreamStateError as error:
-            if member and said:
-                self._observe(target, said, before, member.rtc_request_id)
+            if said:
+                self._recorded(member, said, member.rtc_request_id)
             return Outcome(target, error, error, is_asked=not isinstance(error, QuotaExceeded))
-        seen, request_id = {**said, **result.observations()}, result.rtc_request_id
-        merge = self._observe(target, seen, before, request_id, is_recheck=is_recheck)
-        state = merge.after.state if isinstance(merge, Merge) else state_of(seen)
-        return Outcome(target, Answer(target, state, "query", request_id), merge)
+        return self._recorded(member, {**said, **result.observations()}, result.rtc_request_id)
 
-    def _note(self, member: Member, *, is_recheck: bool = False) -> Outcome:
+    def _wait_seconds(self, count: int) -> float:
+        return self.max_wait_seconds + count / self.qps
+
+    def _by_presence(self, member: Member) -> Outcome:
         """Record what a presence call said of a user, and take the rest from the record."""
-        target, before, request_id = member.target, member.before, member.rtc_request_id
-        if not member.presence and not is_recheck:
-            if before and before.observations:
-                return _unasked(before)
-            return Outcome(target, without_record(), without_record())
-        merge = self._observe(target, member.presence, before, request_id, is_recheck=is_recheck)
-        state = merge.after.state if isinstance(merge, Merge) else state_of(member.presence)
-        if "offline" in member.presence:
-            return Outcome(target, Answer(target, state, "query", request_id), merge)
-        # Nobody asked about the media of a user who is there.
-        return Outcome(target, Answer(target, state), merge)
+        if member.presence or member.is_recheck:
+            # Nobody asked about the media of a user who is there.
+            source: Source = "query" if "offline" in member.presence else "table"
+            return self._recorded(member, member.presence, member.rtc_request_id, source)
+        if member.before and member.before.observations:
+            return _unasked(member.before)
+        error = without_record() if member.before else StateUnavailable("The target's record could not be read.")
+        return Outcome(member.target, error, error)
 
-    def _observe(
-        self,
-        target: Target,
-        observations: Observations,
-        before: StateRecord | None,
-        rtc_request_id: str | None,
-        *,
-        is_recheck: bool = False,
-    ) -> Merge | StateUnavailable:
+    def _recorded(
+        self, member: Member, observations: Observations, rtc_request_id: str | None, source: Source = "query"
+    ) -> Outcome:
+        """Record observations; the answer with them, which stands also if the table fails."""
         try:
-            return self._recorder.observe(
-                target, observations, before, source="query", rtc_request_id=rtc_request_id, is_recheck=is_recheck
+            merge: Merge | StateUnavailable = self.recorder.observe(
+                member.target,
+                observations,
+                member.before,
+                source="query",
+                rtc_request_id=rtc_request_id,
+                is_recheck=member.is_recheck,
             )
         except StateUnavailable as error:
-            log_error(error, target)
-            return error
+            log_error(error, member.target)
+            merge = error
+        found = merge.after if isinstance(merge, Merge) else StateRecord(member.target, observations)
+        return Outcome(member.target, Answer(found, source, rtc_request_id if source == "query" else None), merge)
+
+    def _is_fresh(self, found: StateRecord, max_age_seconds: int) -> bool:
+        """Whether all four media of a record are known as of so long ago or later; 0: nothing is."""
+        oldest_ms = self.recorder.clock.now_ms() - max_age_seconds * 1000
+        return max_age_seconds > 0 and found.state.is_whole_since(oldest_ms)
 
     def _fresh(self, targets: Sequence[Target], max_age_seconds: int) -> list[Outcome]:
-        """The outcomes of those targets whose four media are all known as of `max_age_seconds` ago or later."""
-        if not max_age_seconds or not targets:
-            return []
+        """The outcomes of those targets whose records are fresh enough."""
         try:
-            records = self._store.read(targets)
+            records = self.recorder.store.read(targets) if max_age_seconds and targets else {}
         except StateUnavailable as error:
             # The vendor can still be asked.
             log_error(error)
             return []
-        oldest_ms = self._clock.now_ms() - max_age_seconds * 1000
-        return [_unasked(found) for found in records.values() if found.state.is_whole_since(oldest_ms)]
+        return [_unasked(found) for found in records.values() if self._is_fresh(found, max_age_seconds)]
 
 
 def deadline_of(context: LambdaContext, reserve_seconds: float) -> float:
@@ -266,6 +216,5 @@ def withdrawn() -> None:
     logger.warning("Volcengine has withdrawn GetUserStreamState: presence calls take its place.")
 
 
-def _unasked(state_record: StateRecord, room: Room | None = None) -> Outcome:
-    answer = Answer(state_record.target, state_record.state)
-    return Outcome(state_record.target, answer, Merge(state_record, state_record), room=room)
+def _unasked(found: StateRecord) -> Outcome:
+    return Outcome(found.target, Answer(found), Merge(found, found))

@@ -1,20 +1,23 @@
 """Who is in which room: the users to look at, each with its record and what a presence call said of the user."""
 
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import batched
 
 from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.table import entries_of
 from stream_state.adapters.volcengine import MAX_USERS, VolcengineClient
+from stream_state.domain.documents import Outcome
 from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import Observations, Presence
-from stream_state.domain.outcomes import Outcome
 from stream_state.domain.parsing import invalid
 from stream_state.domain.targets import PRESENT, Room, Target
 from stream_state.errors import QuotaExceeded, StateUnavailable, StreamStateError
 from stream_state.observability import log_error
+from stream_state.services.in_order import in_order, settled
 
 # The records of so many targets are read at once, before their calls.
 READ_AHEAD = 25
@@ -22,10 +25,7 @@ READ_AHEAD = 25
 ROOMS_AT_ONCE = 16
 # The most users of a room that are held in memory, and served by one presence call.
 GROUP_USERS = 1000
-# A caller who waits for a room's call is asked this often whether something else is to be done.
-IDLE_SECONDS = 1
-# An answer that says nothing of anybody.
-NOTHING = Presence({}, {}, None)
+_NOTHING = Presence({}, {}, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Member:
     presence: Observations = field(default_factory=dict)
     rtc_request_id: str | None = None
     room: Room | None = None
+    is_recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,145 +48,120 @@ class _Group:
     is_whole: bool
     users: list[Target] = field(default_factory=list)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no other user fits in."""
-        return len(self.users) == (GROUP_USERS if self.room else READ_AHEAD)
-
-    def takes(self, target: Target | Room) -> bool:
-        """Whether a target belongs to the group."""
-        return isinstance(target, Target) and self.room in (None, target.room)
-
 
 type Step = Member | Outcome | Room | None
+type _Said = Presence | StreamStateError
 
 
+@dataclass(frozen=True)
 class Rooms:
-    """Asks who is in rooms; safe to share among threads."""
+    """Asks who is in rooms, by the `query` of the settings.
 
-    def __init__(self, rtc: VolcengineClient, store: StateStore) -> None:
-        self._rtc = rtc
-        self._store = store
+    With `presence` a presence call is made for users too, one for those of a room that follow one another, and with
+    `off` none at all. A room is refused that has more than `most` users.
+    """
 
-    def steps(
-        self,
-        targets: Iterable[Target | Room],
-        deadline: float,
-        *,
-        by_presence: bool,
-        wait_seconds: float,
-        most: float,
-    ) -> Iterator[Step]:
+    rtc: VolcengineClient
+    store: StateStore
+    deadline: float
+    query: str
+    wait_seconds: float
+    most: float = math.inf
+
+    def steps(self, targets: Iterable[Target | Room]) -> Iterator[Step]:
         """The users in the targets; after all users of a room the room; an outcome where a call failed; None to wait.
 
-        `by_presence`: a presence call is made for users too, one for those of a room that follow one another. Else a
-        room is refused that has more than `most` users, as all of them will be asked about. Users who follow their room
-        are served by its call.
+        Users who follow their room are served by its call.
         """
-        window: deque[tuple[_Group, Future[Presence | StreamStateError] | None]] = deque()
+
+        def asked(pool: ThreadPoolExecutor) -> Iterator[Future[tuple[_Group, _Said]]]:
+            for group in _groups(targets, by_presence=self.query == "presence"):
+                is_called = group.room and self.query != "off"
+                yield pool.submit(self._ask, group) if is_called else settled((group, _NOTHING))
+
         pool = ThreadPoolExecutor(ROOMS_AT_ONCE)
         try:
-            for group in _groups(targets, by_presence=by_presence):
-                asked = pool.submit(self._ask, group.room, group, deadline, wait_seconds) if group.room else None
-                window.append((group, asked))
-                # Who needs no call is not held up by the rooms to come.
-                while window and (len(window) == ROOMS_AT_ONCE or not asked):
-                    yield from self._members(*window.popleft(), most, by_presence=by_presence)
-            while window:
-                yield from self._members(*window.popleft(), most, by_presence=by_presence)
+            for answered in in_order(asked(pool), ROOMS_AT_ONCE):
+                yield from self._members(*answered) if answered else [None]
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def known(self, room: Room, presence: Presence) -> Iterator[Member]:
-        """The users of a room who have a record that an answer changes, or who may be there by it."""
-        after: str | None = None
-        while True:
-            page = self._store.room(room.app_id, room.room_id, after, to_merge=True)
-            for state_record in page.entries:
-                said, values = presence.of(state_record.target.user_id), state_record.state.values
-                # Nothing changes for a user who was known to have gone.
-                is_there = values[PRESENT] is not False or (
-                    said and any(value is not False for value in values.values())
-                )
-                if "online" in said or (is_there and state_record.observations):
-                    yield Member(state_record.target, state_record, said, presence.rtc_request_id, room)
-            after = page.next_key
-            if after is None:
-                return
-
-    def _ask(self, room: Room, group: _Group, deadline: float, wait_seconds: float) -> Presence | StreamStateError:
+    def _ask(self, group: _Group) -> tuple[_Group, _Said]:
+        room, user_ids = group.room or group.users[0].room, [target.user_id for target in group.users]
+        wait: dict[str, float] = {"max_wait_seconds": self.wait_seconds}
         try:
-            if not group.is_whole and len(group.users) <= MAX_USERS:
-                user_ids = [target.user_id for target in group.users]
-                return self._rtc.users_property(room, user_ids, deadline, max_wait_seconds=wait_seconds)
-            return self._rtc.online_users(room, deadline, max_wait_seconds=wait_seconds)
+            if group.is_whole or len(user_ids) > MAX_USERS:
+                return group, self.rtc.online_users(room, self.deadline, **wait)
+            return group, self.rtc.users_property(room, user_ids, self.deadline, **wait)
         except StreamStateError as error:
-            return error
+            return group, error
 
-    def _members(
-        self, group: _Group, asked: "Future[Presence | StreamStateError] | None", most: float, *, by_presence: bool
-    ) -> Iterator[Step]:
-        presence: Presence | StreamStateError = NOTHING
-        while asked:
-            try:
-                presence, asked = asked.result(IDLE_SECONDS), None
-            except TimeoutError:
-                yield None
-        if group.is_whole and isinstance(presence, Presence) and (count := len(presence.users)) > most:
+    def _members(self, group: _Group, said: _Said) -> Iterator[Step]:
+        whole = group.room if group.is_whole else None
+        if whole and isinstance(said, Presence) and (count := len(said.users)) > self.most:
             why = f"names a room of {count} users, more than can be asked about in time: give it to a sweep"
-            presence = invalid("room_id", why)
-        if isinstance(presence, StreamStateError):
-            failed: list[Target | Room] = [group.room] if group.is_whole and group.room else []
-            failed += group.users if by_presence else []
-            is_asked = not isinstance(presence, QuotaExceeded)
-            yield from (Outcome(target, presence, presence, is_asked) for target in failed)
-            if by_presence:
-                return
-        said = presence if isinstance(presence, Presence) else NOTHING
+            said = invalid("room_id", why)
+        presence = said if isinstance(said, Presence) else _NOTHING
+        is_asked = not isinstance(said, QuotaExceeded)
+        if whole and isinstance(said, StreamStateError):
+            yield Outcome(whole, said, said, is_asked)
         for batch in batched(group.users, READ_AHEAD, strict=False):
-            records = self._records(batch)
+            try:
+                records = self.store.read(batch, to_merge=True)
+            except StateUnavailable as error:
+                # The refused write brings each record.
+                log_error(error)
+                records = {}
             for target in batch:
-                yield Member(target, records.get(target), said.of(target.user_id), said.rtc_request_id)
-        if group.is_whole and group.room and said is presence:
-            yield from self._of_room(group.room, said, {target.user_id for target in group.users})
-            yield group.room
+                before = records.get(target)
+                if isinstance(said, StreamStateError) and self.query == "presence":
+                    yield Outcome(target, said, said, is_asked, before=before)
+                else:
+                    yield Member(target, before, presence.of(target.user_id), presence.rtc_request_id)
+        if whole and presence is said:
+            yield from self._of_room(whole, presence, {target.user_id for target in group.users})
 
-    def _of_room(self, room: Room, presence: Presence, done: Collection[str]) -> Iterator[Member]:
+    def _of_room(self, room: Room, presence: Presence, done: Collection[str]) -> Iterator[Step]:
         """All users of a room but those who are done: those with a record, then those whom the answer names besides."""
         unknown = {user_id: said for user_id, said in presence.users.items() if user_id not in done}
         try:
-            for member in self.known(room, presence):
-                unknown.pop(member.target.user_id, None)
-                if member.target.user_id not in done:
-                    yield member
+            for record in entries_of(partial(self.store.room, room, to_merge=True)):
+                user_id = record.target.user_id
+                unknown.pop(user_id, None)
+                if user_id not in done and _is_of_interest(record, said := presence.of(user_id)):
+                    yield Member(record.target, record, said, presence.rtc_request_id, room)
         except StateUnavailable as error:
-            # The refused write brings each record.
+            if self.query == "off":
+                yield Outcome(room, error, error)
+                return
+            # As above.
             log_error(error)
         for user_id, said in unknown.items():
             yield Member(Target(room.app_id, room.room_id, user_id), None, said, presence.rtc_request_id, room)
+        yield room
 
-    def _records(self, targets: Sequence[Target]) -> dict[Target, StateRecord]:
-        try:
-            return self._store.read(targets, to_merge=True)
-        except StateUnavailable as error:
-            # As above.
-            log_error(error)
-            return {}
+
+def _is_of_interest(record: StateRecord, said: Observations) -> bool:
+    """Whether the user of a record may be there, or an answer changes the record."""
+    values = record.state.values
+    # Nothing changes for a user who was known to have gone.
+    is_there = values[PRESENT] is not False or (bool(said) and any(value is not False for value in values.values()))
+    return "online" in said or (is_there and bool(record.observations))
 
 
 def _groups(targets: Iterable[Target | Room], *, by_presence: bool) -> Iterator[_Group]:
     """The targets in their order, in groups."""
     group: _Group | None = None
     for target in targets:
-        if group is None or not group.takes(target):
-            if group:
-                yield group
-            is_whole = isinstance(target, Room)
-            room = target if isinstance(target, Room) else target.room
+        if group and (isinstance(target, Room) or group.room not in (None, target.room)):
+            yield group
+            group = None
+        if not group:
+            is_whole, room = isinstance(target, Room), target if isinstance(target, Room) else target.room
             group = _Group(room if is_whole or by_presence else None, is_whole)
         if isinstance(target, Target):
             group.users.append(target)
-        if group.is_full:
+        if len(group.users) == (GROUP_USERS if group.room else READ_AHEAD):
             yield group
             group = None
     if group:

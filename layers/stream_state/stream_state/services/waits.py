@@ -1,48 +1,28 @@
 """Waits: whether a target fulfils a condition now, and the rounds of a workflow that waits with a task token."""
 
 from contextlib import suppress
-from dataclasses import replace
-from typing import Self
+from dataclasses import dataclass, replace
 
-from stream_state.adapters.state_store import StateStore
-from stream_state.adapters.wait_list import WaitList
-from stream_state.clock import CLOCK, Clock
 from stream_state.domain.documents import Answer
-from stream_state.domain.merging import Merge
+from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import not_found
-from stream_state.domain.states import State, state_of
+from stream_state.domain.states import State
 from stream_state.domain.targets import Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.errors import RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
 from stream_state.observability import log_error, record
 from stream_state.services.lookup import Lookup
-from stream_state.services.waking import Waking
+from stream_state.services.rooms import Member
 
 # A round waits for a slot no longer: its token costs nothing while it waits, and the next round asks again.
 SLOT_WAIT_SECONDS = 1
 
 
+@dataclass
 class Waits:
     """Waits for one target."""
 
-    def __init__(
-        self,
-        lookup: Lookup,
-        store: StateStore,
-        wait_list: WaitList,
-        waking: Waking,
-        clock: Clock = CLOCK,
-    ) -> None:
-        self._lookup = lookup
-        self._store = store
-        self._wait_list = wait_list
-        self._waking = waking
-        self._clock = clock
-
-    @classmethod
-    def from_lookup(cls, lookup: Lookup, store: StateStore) -> Self:
-        """Waits that are kept in the store's table."""
-        return cls(lookup, store, WaitList(store.table), Waking.from_store(store))
+    lookup: Lookup
 
     def check(
         self, target: Target, condition: WaitCondition, deadline: float, max_age_seconds: int = 0
@@ -51,16 +31,17 @@ class Waits:
 
         Raises `StreamStateTimeout` past the condition's deadline, even if asking failed in a way that may pass.
         """
-        outcome = self._lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
-        is_late = self._clock.now() >= condition.deadline
+        outcome = self.lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
+        is_late = self.lookup.recorder.clock.now() >= condition.deadline
         answer = outcome.answer
         if isinstance(answer, TargetNotFound):
             merge, at_ms = outcome.merge, answer.observed_at_ms
-            state = merge.after.state if isinstance(merge, Merge) else state_of(not_found(at_ms) if at_ms else {})
-            answer = Answer(target, state, "query" if at_ms else "table", answer.rtc_request_id)
+            absent = StateRecord(target, not_found(at_ms) if at_ms else {})
+            found = merge.after if isinstance(merge, Merge) else absent
+            answer = Answer(found, "query" if at_ms else "table", answer.rtc_request_id)
         if isinstance(answer, StreamStateError):
             raise condition.timeout() if answer.retryable and is_late else answer
-        holds = condition.holds(answer.state)
+        holds = condition.holds(answer.record.state)
         if is_late and not holds:
             raise condition.timeout()
         return answer, holds
@@ -70,40 +51,41 @@ class Waits:
 
         Raises `StreamStateTimeout` past the wait's deadline, and the errors that a later round would meet too.
         """
-        now_ms, seconds = self._clock.now_ms(), wait.condition.interval_seconds or 0
+        lookup, clock = self.lookup, self.lookup.recorder.clock
+        now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
         if now_ms >= wait.condition.deadline * 1000:
             raise wait.condition.timeout()
-        if self._lookup.queries:
+        if lookup.query == "on":
             # The last round's answer and what was observed since count, also if this round cannot ask.
             wait = replace(wait, since_ms=now_ms - 2 * seconds * 1000)
         # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
         # observer reads the mark and finds the wait.
-        self._wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
-        state = self._store.set_waits(target).state
-        if wait.is_over(state):
-            self._waking.answer(wait, Answer(target, state))
+        lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
+        found = lookup.recorder.store.set_waits(target)
+        if wait.is_over(found.state):
+            lookup.recorder.answer(wait, Answer(found))
             return
-        if self._lookup.queries and not _is_fresh(state, now_ms - seconds * 500):
-            answer = self._ask(target, wait, min(deadline, self._clock.monotonic() + seconds))
-            if answer and wait.condition.holds(answer.state):
+        if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):
+            answer = self._ask(target, wait, min(deadline, clock.monotonic() + seconds))
+            if answer and wait.condition.holds(answer.record.state):
                 return
         record("WaitsOpen")
 
     def _ask(self, target: Target, wait: Wait, deadline: float) -> Answer | None:
         """The vendor's answer, None for "not yet"; recording it has woken the wait if the condition holds."""
-        outcome = self._lookup.ask(target, deadline, wait_seconds=SLOT_WAIT_SECONDS)
+        outcome = self.lookup.ask(Member(target), deadline, SLOT_WAIT_SECONDS)
         answer = outcome.answer
         if isinstance(answer, RtcActionRetired):
-            answer = self._lookup.from_table([target], answer)[0].answer
+            answer = self.lookup.from_table([target], answer)[0].answer
         if isinstance(answer, Answer):
-            if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.state):
+            if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.record.state):
                 # Nothing was recorded.
-                self._waking.answer(wait, answer)
+                self.lookup.recorder.answer(wait, answer)
             return answer
         if not isinstance(answer, TargetNotFound):
             if not answer.retryable:
                 with suppress(StateUnavailable):
-                    self._wait_list.remove(target, wait)
+                    self.lookup.recorder.wait_list.remove(target, wait)
                 raise answer
             log_error(answer, target)
         return None

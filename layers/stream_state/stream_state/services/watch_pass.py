@@ -1,16 +1,19 @@
 """The pass of a sweep over the watch list: under a lease, from the stored cursor, each target once at most."""
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Iterator
-from threading import Event, Lock, Thread
+from functools import partial
 
-from stream_state.adapters.table import PAGE_ITEMS
+from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
 from stream_state.clock import Clock
+from stream_state.domain.documents import Outcome
+from stream_state.domain.merging import Merge
 from stream_state.domain.targets import Room, Target
-from stream_state.errors import StateUnavailable
-from stream_state.observability import log_error, logger
+from stream_state.errors import StateUnavailable, StreamStateError
+from stream_state.observability import log_error, logger, record
 
 # How often the lease is renewed at least.
 KEEP_SECONDS = LEASE_SECONDS / 4
@@ -26,21 +29,17 @@ class WatchPass:
         self._cursor: str | None = None
         self._kept_at = clock.monotonic()
         self._done_since_kept = 0
-        self._lock = Lock()
-        self._keeper = Thread(target=self._keep_on, daemon=True)
-        self._ending = Event()
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target | Room, Watch] = {}
-        self._error: StateUnavailable | None = None
-        # The number of targets of the pass, once the last of them has come; None before.
-        self.size: int | None = None
+        # How many targets the pass has, once the last of them has come, and how many had their turn.
+        self._size: int | None = None
+        self._turns = 0
+        self._stalest_ms = math.inf
 
     def begin(self) -> bool:
-        """Take the lease, and with it the cursor, and keep it; False if another sweep holds it."""
+        """Take the lease, and with it the cursor; False if another sweep holds it."""
         self._kept_at = self._clock.monotonic()
         taken, self._cursor = self._watch_list.take_lease(self._token)
-        if taken:
-            self._keeper.start()
         return taken
 
     def targets(self) -> Iterator[Target | Room]:
@@ -51,58 +50,57 @@ class WatchPass:
         start, seen = self._cursor, 0
         self._order.clear()
         self._under_way.clear()
-        parts = [(start, None), (None, start)] if start else [(None, None)]
-        for first, last in parts:
-            after: str | None = first
-            while True:
-                try:
-                    page = self._watch_list.page(after, last)
-                except StateUnavailable as error:
-                    # The targets under way come first; `end` raises the error.
-                    self._error = error
+        for first, last in [(start, None), (None, start)] if start else [(None, None)]:
+            for watch in entries_of(partial(self._watch_list.page, last=last), first):
+                if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
+                    logger.warning("The sweep lost the lease of the watch list, and ends.")
                     return
-                for watch in page.entries:
-                    if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
-                        logger.warning("The sweep lost the lease of the watch list, and ends.")
-                        return
-                    seen += 1
-                    self._order.append(watch)
-                    self._under_way[watch.target] = watch
-                    yield watch.target
-                after = page.next_key
-                if after is None:
-                    break
-        self.size = seen
+                seen += 1
+                self._order.append(watch)
+                self._under_way[watch.target] = watch
+                yield watch.target
+        self._size = seen
 
-    def watched_at(self, target: Target | Room) -> int:
-        """Since when a target under way is watched, in seconds since 1970."""
-        return self._under_way[target].watched_at
+    def accepts(self, outcome: Outcome) -> bool:
+        """Whether the target of an outcome had its turn; notes how old its state was before, and a lost event."""
+        if isinstance(outcome.target, Target):
+            last = outcome.merge.before if isinstance(outcome.merge, Merge) else outcome.before
+            at_ms = max(last.state.observed_at_ms or 0, last.asked_at_ms) if last else 0
+            watched_at = self._under_way[outcome.room or outcome.target].watched_at
+            self._stalest_ms = min(self._stalest_ms, at_ms or watched_at * 1000)
+        if isinstance(outcome.merge, Merge) and outcome.merge.corrects_event:
+            record("StateDrift")
+        return outcome.is_asked
 
-    def done(self, target: Target | Room) -> None:
-        """Move the cursor past the targets that are done without a gap, and store it after every page."""
+    def done(self, target: Target | Room, error: StreamStateError | None = None) -> None:
+        """Move the cursor past the targets that are done without a gap, and store it after every page.
+
+        `error`: that which every other target would meet too. Such a target has its turn again at the next sweep.
+        """
+        self._turns += 1
+        if error:
+            return
         del self._under_way[target]
         self._done_since_kept += 1
         while self._order and self._order[0].target not in self._under_way:
             self._cursor = self._order.popleft().key
-        self._keep_if_due()
+        self.keep()
+
+    def remaining(self) -> int:
+        """How many watched targets had no turn."""
+        watched = self._watch_list.count() if self._size is None else self._size
+        return max(watched - self._turns, 0)
+
+    def keep(self) -> None:
+        """Renew the lease and store the cursor, if it is time; a hold of the limit can keep every call waiting."""
+        if self._done_since_kept >= PAGE_ITEMS or self._clock.monotonic() - self._kept_at >= KEEP_SECONDS:
+            self._keep()
 
     def end(self) -> None:
-        """Store the cursor and let go of the lease; raises `StateUnavailable` if the list could not be read."""
-        self._ending.set()
-        self._keeper.join()
+        """Store the cursor, let go of the lease, and record the age of the stalest state."""
         self._keep(release=True)
-        if self._error:
-            raise self._error
-
-    def _keep_on(self) -> None:
-        # In a thread of its own, since a hold of the limit can keep every call waiting for longer than the lease.
-        while not self._ending.wait(KEEP_SECONDS / 2):
-            self._keep_if_due()
-
-    def _keep_if_due(self) -> None:
-        with self._lock:
-            if self._done_since_kept >= PAGE_ITEMS or self._clock.monotonic() - self._kept_at >= KEEP_SECONDS:
-                self._keep()
+        if self._stalest_ms < math.inf:
+            record("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
 
     def _keep(self, *, release: bool = False) -> None:
         now = self._clock.monotonic()

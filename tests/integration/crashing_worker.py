@@ -64,6 +64,7 @@ def work(
     """
     # The logs would stand among the results of the tests.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.environ.update(environment)
     steps = Steps(die_at)
     session = botocore.httpsession.URLLib3Session
     session.send = steps.around(aws_call, session.send)  # type: ignore[method-assign]  # counted, then sent

@@ -31,14 +31,14 @@ Worker = Callable[[str, int | str], str]
 @pytest.fixture
 def worker(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """Forks a process that has loaded the package, and returns how it ended."""
-    # The process that forks is made once, with the environment of this module's AWS.
+    # The process that forks is made once, and may have the environment of another module's AWS.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([crashing_worker.__name__])
 
     def order(mode: str, die_at: int | str) -> str:
         pass_time(stack)
-        arguments = (stack.environment, stack.ahead_seconds, TARGETS, mode, die_at)
+        arguments = ({**os.environ, **stack.environment}, stack.ahead_seconds, TARGETS, mode, die_at)
         process = context.Process(target=crashing_worker.work, args=arguments)
         process.start()
         process.join()

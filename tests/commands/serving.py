@@ -47,7 +47,9 @@ def happened(
     """Print a line for what a request was about, or none. A stranger's may be about anything."""
     with suppress(LookupError, TypeError, ValueError):
         for kind, what, outcome in lines_of(request, response):
-            print(f"{time_of_day(time.time())}  {kind:<8}  {what}  {outcome_line(outcome, duration_ms)}")
+            line = f"{time_of_day(time.time())}  {kind:<8}  {what}  {outcome_line(outcome, duration_ms)}"
+            # With its end in one write: the lines of two threads do not mix.
+            print(f"{line}\n", end="", flush=True)
 
 
 def requested(request: Request, response: Response) -> Lines:

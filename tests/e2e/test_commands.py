@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tests.commands.picture import PAGE, PICTURE, browser
+from tests.e2e.commands import CLI
 from tests.e2e.http import Http
 from tests.sandbox.ports import PORTS
 from tests.sandbox.samples import CLASSROOM
@@ -162,11 +163,6 @@ def free_ports() -> int:
     raise AssertionError("no ports are free")
 
 
-def has_aws_cli() -> bool:
-    """Whether there is one that runs: a version manager may leave a name without a program."""
-    return subprocess.run(["/usr/bin/env", "aws", "--version"], capture_output=True, check=False).returncode == 0
-
-
 def test_serve_answers_at_the_ports_asked_for(environment_of: dict[str, str]) -> None:
     port = free_ports()
 
@@ -214,11 +210,12 @@ def test_each_line_that_serve_prints_can_be_pasted_and_is_followed_by_what_happe
         assert re.search(rf"^[0-9:.]{{12}}  {re.escape(line)} after [0-9]+ ms$", happened, re.MULTILINE), line
 
 
-@pytest.mark.skipif(not has_aws_cli(), reason="no AWS CLI is installed")
 def test_the_lines_of_the_aws_cli_can_be_pasted(environment_of: dict[str, str]) -> None:
     with serving(environment_of, PORT=str(free_ports())) as (_, text):
         lines = re.findall(r"^  ((?:aws|export) (?:.*\\\n)*.*)$", text, re.MULTILINE)
-        done = subprocess.run(["/bin/bash", "-ec", "\n".join(lines)], cwd=REPOSITORY, capture_output=True, check=True)
+        path = os.pathsep.join((str(CLI.parent), os.environ["PATH"]))
+        shell = ["/usr/bin/env", f"PATH={path}", "/bin/bash", "-ec", "\n".join(lines)]
+        done = subprocess.run(shell, cwd=REPOSITORY, capture_output=True, check=True)
 
     assert len(lines) == 4
     assert b'"ReceiptHandle"' in done.stdout

@@ -74,7 +74,7 @@ ERRORS_THAT_PASS = {name: raised(name) for name in (*sorted(PASSING), *CRASHES)}
 
 def inputs(ended: Any, state: str) -> list[str]:
     """The input of each time that an execution entered a state."""
-    details = [event.get("stateEnteredEventDetails", {}) for event in ended.events]
+    details = [event.get("stateEnteredEventDetails", {}) for event in ended.events()]
     return [entered["input"] for entered in details if entered.get("name") == state]
 
 
@@ -125,16 +125,21 @@ class Machine:
         return definition
 
     def execute(self, definition: object, given: object) -> Any:
-        """Execute any definition: status, error, cause, output and events."""
+        """Execute any definition: status, error, cause, output, and its events when they are asked for."""
         role = "arn:aws:iam::123456789012:role/wait"
         made = self.client.create_state_machine(name=uuid4().hex, definition=json.dumps(definition), roleArn=role)
         started = self.client.start_execution(stateMachineArn=made["stateMachineArn"], input=json.dumps(given))
         arn = started["executionArn"]
         while (ended := self.client.describe_execution(executionArn=arn))["status"] == "RUNNING":
             time.sleep(0.02)
-        pages = self.client.get_paginator("get_execution_history").paginate(executionArn=arn)
+
+        # moto cannot always write the events of a branch that was stopped.
+        def events() -> list[Any]:
+            pages = self.client.get_paginator("get_execution_history").paginate(executionArn=arn)
+            return [event for page in pages for event in page["events"]]
+
         named = {"error": None, **ended, "output": json.loads(ended.get("output", "null"))}
-        return SimpleNamespace(**named, events=[event for page in pages for event in page["events"]])
+        return SimpleNamespace(**named, events=events)
 
 
 @pytest.fixture
@@ -262,7 +267,7 @@ def test_ten_minutes_take_ten_rounds_and_forty_transitions(machine: Machine) -> 
     ended = machine.run(IDS)
 
     assert (ended.status, len(machine.asked)) == ("SUCCEEDED", 10)
-    assert sum(event["type"].endswith("StateEntered") for event in ended.events) <= 40
+    assert sum(event["type"].endswith("StateEntered") for event in ended.events()) <= 40
 
 
 FAILING = {"task": raised("RtcUnavailable"), "Lambda": refused("TooManyRequestsException"), "hangs": None}
@@ -342,7 +347,7 @@ def test_rounds_leave_nothing_behind(machine: Machine) -> None:
     assert (ended.status, rounds) == ("SUCCEEDED", 201)
     sizes = [len(given) for given in inputs(ended, "Round")[1:]]
     assert max(sizes) == max(sizes[:2])
-    assert len(ended.events) / rounds * (MAX_INTERVALS + 2) < 25_000
+    assert len(ended.events()) / rounds * (MAX_INTERVALS + 2) < 25_000
 
 
 def test_the_same_errors_are_retried_and_caught() -> None:

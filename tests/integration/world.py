@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
@@ -97,7 +98,7 @@ class Wire:
     def __init__(self, world: "FaultyWorld", answer: Answer) -> None:
         self._world = world
         self._carry_out = answer
-        self.records: dict[str, Mapping[str, Any]] = {}
+        self._records: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def __call__(self, request: Request, connection: socket.socket) -> Response | None:
         world = self._world
@@ -112,13 +113,13 @@ class Wire:
         fault = None if is_own else world.aws_fault(operation, {**call, **more})
         if not fault:
             world.connections.add(connection)
-            return self._carry_out(request, connection)
+            return self._carried_out(request, connection)
         token = object()
         world.under_way.add(token)
         try:
             response = fault(Exchange(request, {}, 200, {}, connection))
         except Pass as passed:
-            response = self._carry_out(request, connection)
+            response = self._carried_out(request, connection)
             response = response if passed.answered else None
         finally:
             world.under_way.discard(token)
@@ -128,16 +129,32 @@ class Wire:
                 connection.sendall(response.wire())
         return None
 
+    def _carried_out(self, request: Request, connection: socket.socket) -> Response | None:
+        """The answer of AWS; of a PutItem that was not refused the state record is remembered."""
+        response = self._carry_out(request, connection)
+        if response and response.status == HTTPStatus.OK:
+            self._remember(json.loads(request.body or b"{}").get("Item", {}))
+        return response
+
+    def begin(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """Take these items as all that are stored."""
+        self._records.clear()
+        for item in items:
+            self._remember(item)
+
+    def _remember(self, item: Mapping[str, Any]) -> None:
+        if "observations" in item:
+            self._records[item["pk"]["S"], item["sk"]["S"]] = item
+
     def _written(self, item: Mapping[str, Any]) -> str:
-        """The part of a state record that a PutItem changes, by the put before it: `observations`, or else a mark."""
+        """The part of the stored state record that a PutItem changes: `observations`, or else a mark."""
         if "observations" not in item:
             return ""
-        before = self.records.get(item["user_id"]["S"], item)
         if item["observations"]["S"] == "{}":
             # A record of which the instance knows nothing is written to mark that a workflow waits.
             return "has_waits"
-        self.records[item["user_id"]["S"]] = item
-        if item["observations"] != before["observations"]:
+        before = self._records.get((item["pk"]["S"], item["sk"]["S"]))
+        if before is None or item["observations"] != before["observations"]:
             return "observations"
         if item["delivered_sequence"] != before["delivered_sequence"]:
             return "delivered_sequence"
@@ -259,7 +276,7 @@ class FaultyWorld:
         self.calm()
         self._write([{"DeleteRequest": {"Key": {key: item[key] for key in ("pk", "sk")}}} for item in self._items()])
         self._write([{"PutRequest": {"Item": item}} for item in self._stored])
-        self._wire.records = {item["user_id"]["S"]: item for item in self._stored if "observations" in item}
+        self._wire.begin(self._stored)
         for url in (self.outputs["ResultsQueueUrl"], self._retry_queue_url):
             self._receive(url)
         self.simulator.arrivals.clear()

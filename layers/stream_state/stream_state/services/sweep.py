@@ -109,7 +109,7 @@ class Sweep:
         for came in self.lookup.each(targets(), deadline):
             if isinstance(came, Outcome) and isinstance(came.answer, RtcActionRetired):
                 is_withdrawn = self.lookup.query == "on"
-            if not is_withdrawn:
+            if came is None or not is_withdrawn:
                 yield came
         if is_withdrawn:
             withdrawn()

@@ -228,6 +228,18 @@ def test_a_given_room_that_fails_has_a_problem_message(room: World, conforms: Co
     assert (state["user_id"], summary["failures"][0]["room_id"]) == ("teacher", "class-1")
 
 
+def test_a_refusal_of_the_keys_for_the_user_of_a_given_room_is_the_problem_of_all_others(
+    room: World, one_at_a_time: None
+) -> None:
+    room.rtc.rooms[ROOM] = {"teacher"}
+    room.rtc.say(TEACHER, errors.CredentialsInvalid("No secret."))
+
+    sweep(room, ROOM, HALL, emits_all=True)
+
+    problems = [message["problem"]["error"] for message in room.queue.take() if "problem" in message]
+    assert problems == ["CredentialsInvalid"] * 3
+
+
 def test_a_given_room_that_was_not_finished_remains(room: World, one_at_a_time: None) -> None:
     room.rtc.seconds_per_call = 6
 

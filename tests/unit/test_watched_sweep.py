@@ -1,14 +1,18 @@
 """Sweeps of the watch list: their messages, where the next one goes on, and that two never overlap."""
 
 import io
+import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
+from typing import Any
 
 import pytest
 
 from stream_state import errors
 from stream_state.adapters.table import PAGE_ITEMS
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch
+from stream_state.domain.documents import Outcome
 from stream_state.domain.targets import Target
 from stream_state.services import in_order
 from stream_state.services.rooms import READ_AHEAD
@@ -26,6 +30,16 @@ def watch(world: World, watched: list[Target], seconds: int = 3600) -> None:
 
 def key(target: Target) -> str:
     return Watch(target, 0, 0).key
+
+
+def pass_a_third_of_the_lease(world: World) -> None:
+    """Pass the time, and wait while a sweep renews its lease."""
+    world.clock.seconds += LEASE_SECONDS / 3
+    renewed_until = world.clock.now() + LEASE_SECONDS - 1
+    waits = iter(range(1000))
+    lease = world.dynamodb.client.items["sweep"]
+    while int(lease["lease"]["held_until"]["N"]) < renewed_until and next(waits, None) is not None:
+        time.sleep(0.001)
 
 
 def test_changes_of_watched_targets_are_delivered_and_a_second_sweep_is_silent(world: World) -> None:
@@ -153,15 +167,9 @@ def test_a_sweep_keeps_its_lease_also_while_no_answer_comes(
     watch(world, targets(3))
     others: list[bool] = []
 
-    def seconds_left() -> float:
-        return int(world.dynamodb.client.items["sweep"]["lease"]["held_until"]["N"]) - world.clock.now()
-
     def hold() -> Media:
         for _ in range(10):
-            world.clock.seconds += LEASE_SECONDS / 3
-            waits = iter(range(1000))
-            while seconds_left() < LEASE_SECONDS - 1 and next(waits, None) is not None:
-                time.sleep(0.001)
+            pass_a_third_of_the_lease(world)
             others.append(world.watch_list.take_lease("another")[0])
         return media()
 
@@ -222,6 +230,58 @@ def test_a_watch_list_that_cannot_be_read_is_a_failure_that_lets_go_of_the_lease
     world.clock.seconds += 1
     assert world.run_sweep()["failed"] == 0
     assert world.queue.users() == [target.user_id for target in targets(PAGE_ITEMS + 1)]
+
+
+def test_what_is_under_way_when_the_watch_list_cannot_be_read_is_delivered_under_the_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_order, "IDLE_SECONDS", 0.001)
+    everyone, is_read, others = targets(PAGE_ITEMS + 1), threading.Event(), list[bool]()
+
+    def read(made: Mapping[str, Any]) -> Exception | None:
+        if "ExclusiveStartKey" not in made:
+            return None
+        is_read.set()
+        return FAILS
+
+    def hold() -> Media:
+        """A call that is on hold since before the second page is read, for longer than the lease."""
+        is_read.wait()
+        for _ in range(4):
+            pass_a_third_of_the_lease(world)
+            others.append(world.watch_list.take_lease("another")[0])
+        return media()
+
+    watch(world, everyone)
+    world.dynamodb.effects["query"] = repeat(read)
+    world.rtc.say(everyone[PAGE_ITEMS - 1], hold)
+
+    with pytest.raises(errors.StateUnavailable):
+        world.run_sweep()
+
+    assert world.queue.users() == [target.user_id for target in everyone[:PAGE_ITEMS]]
+    assert others == [False] * 4
+    assert world.watch_list.take_lease("next") == (True, key(everyone[PAGE_ITEMS - 1]))
+
+
+def test_a_sweep_keeps_its_lease_also_while_calls_of_a_withdrawn_action_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(world, [ONE])
+    gone, others = errors.RtcActionRetired("Gone."), list[bool]()
+
+    def each(asked: Iterable[Target], deadline: float, query: str = "on") -> Iterator[Outcome | None]:
+        for target in [] if query == "presence" else asked:
+            yield Outcome(target, gone, gone)
+            for _ in range(4):
+                world.clock.seconds += LEASE_SECONDS / 3
+                yield None
+                others.append(world.watch_list.take_lease("another")[0])
+
+    monkeypatch.setattr(world.lookup, "each", each)
+    world.run_sweep()
+
+    assert others == [False] * 4
 
 
 def stalest_seconds(world: World, capsys: pytest.CaptureFixture[str]) -> float:

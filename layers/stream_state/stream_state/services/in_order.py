@@ -18,8 +18,8 @@ def in_order[T](futures: Iterable[Future[T] | None], at_once: int) -> Iterator[T
             yield None
         else:
             window.append(future)
-            yield from _ready(window, at_once)
-    yield from _ready(window, 1)
+        yield from _ready(window, at_once)
+    yield from _ready(window, 0)
 
 
 def settled[T](result: T) -> Future[T]:
@@ -30,14 +30,15 @@ def settled[T](result: T) -> Future[T]:
 
 
 def _ready[T](window: deque[Future[T]], at_once: int) -> Iterator[T | None]:
-    """The results at the head of the window, until there is room for more work."""
+    """The results at the head of the window, until there is room for more work; with `at_once` 0 all of them."""
     while window:
         if window[0].done():
             yield window.popleft().result()
             continue
         under_way = [future for future in window if not future.done()]
-        has_room = len(under_way) < at_once and len(window) < MAX_HELD_BACK
-        if has_room or not wait(under_way, IDLE_SECONDS, FIRST_COMPLETED).done:
+        if len(under_way) < at_once and len(window) < MAX_HELD_BACK:
             yield None
-        if has_room:
             return
+        wait(under_way, IDLE_SECONDS, FIRST_COMPLETED)
+        if not window[0].done():
+            yield None

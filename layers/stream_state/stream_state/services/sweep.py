@@ -109,7 +109,7 @@ class Sweep:
         for came in self.lookup.each(targets(), deadline):
             if isinstance(came, Outcome) and isinstance(came.answer, RtcActionRetired):
                 is_withdrawn = self.lookup.query == "on"
-            if not is_withdrawn:
+            if came is None or not is_withdrawn:
                 yield came
         if is_withdrawn:
             withdrawn()
@@ -133,13 +133,12 @@ class _Given:
 
     def accepts(self, outcome: Outcome) -> bool:
         """Whether an outcome is an answer, or a failure that nothing else can answer."""
+        self.missing = error_of_all(outcome) or self.missing
         if outcome.is_asked and not isinstance(outcome.answer, RtcActionRetired):
             return True
         self.waiting[outcome.room or outcome.target] = outcome.error
-        self.missing = error_of_all(outcome) or self.missing
         return False
 
-    def done(self, target: Target | Room, error: StreamStateError | None = None) -> None:
-        """A target waits no more; `error`: that which every other would meet too."""
+    def done(self, target: Target | Room, _: StreamStateError | None = None) -> None:
+        """A target waits no more, also if it failed."""
         del self.waiting[target]
-        self.missing = error or self.missing

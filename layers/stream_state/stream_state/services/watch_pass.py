@@ -35,6 +35,7 @@ class WatchPass:
         self._size: int | None = None
         self._turns = 0
         self._stalest_ms = math.inf
+        self._error: StateUnavailable | None = None
 
     def begin(self) -> bool:
         """Take the lease, and with it the cursor; False if another sweep holds it."""
@@ -50,15 +51,20 @@ class WatchPass:
         start, seen = self._cursor, 0
         self._order.clear()
         self._under_way.clear()
-        for first, last in [(start, None), (None, start)] if start else [(None, None)]:
-            for watch in entries_of(partial(self._watch_list.page, last=last), first):
-                if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
-                    logger.warning("The sweep lost the lease of the watch list, and ends.")
-                    return
-                seen += 1
-                self._order.append(watch)
-                self._under_way[watch.target] = watch
-                yield watch.target
+        try:
+            for first, last in [(start, None), (None, start)] if start else [(None, None)]:
+                for watch in entries_of(partial(self._watch_list.page, last=last), first):
+                    if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
+                        logger.warning("The sweep lost the lease of the watch list, and ends.")
+                        return
+                    seen += 1
+                    self._order.append(watch)
+                    self._under_way[watch.target] = watch
+                    yield watch.target
+        except StateUnavailable as error:
+            # The outcomes of the targets under way come first, under the lease; `end` raises the error.
+            self._error = error
+            return
         self._size = seen
 
     def accepts(self, outcome: Outcome) -> bool:
@@ -97,10 +103,15 @@ class WatchPass:
             self._keep()
 
     def end(self) -> None:
-        """Store the cursor, let go of the lease, and record the age of the stalest state."""
+        """Store the cursor, let go of the lease, and record the age of the stalest state.
+
+        Raises `StateUnavailable` if the list could not be read.
+        """
         self._keep(release=True)
         if self._stalest_ms < math.inf:
             record("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
+        if self._error:
+            raise self._error
 
     def _keep(self, *, release: bool = False) -> None:
         now = self._clock.monotonic()

@@ -9,6 +9,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -459,6 +460,26 @@ def test_a_thread_is_refused_at_its_deadline_while_another_still_asks() -> None:
     is_refused.set()
     first.join()
     assert outcomes == {"granted": 1}
+
+
+def test_each_thread_of_a_sweep_has_its_turn() -> None:
+    # Given 30 threads that call again and again
+    limiter = make_limiter(CLOCK, SlowTable(CLOCK), "sweep", qps=100)
+    all_began = threading.Barrier(30)
+    order: list[int] = []
+
+    def call(number: int) -> None:
+        all_began.wait()
+        while len(order) < 30 * 5:
+            limiter.acquire(CLOCK.monotonic() + 60)
+            order.append(number)
+            CLOCK.sleep(0.03)
+
+    # When there were five slots for each
+    with ThreadPoolExecutor(30) as pool:
+        list(pool.map(call, range(30)))
+    # Then none of them still waits for its first one
+    assert {*order[: 30 * 5]} == {*range(30)}
 
 
 def test_an_error_of_one_thread_does_not_stop_the_others() -> None:

@@ -84,6 +84,19 @@ def test_an_observation_of_a_concurrent_writer_is_not_lost(world: World, *, is_f
     assert found(world).revision == (2 if is_first else 3)
 
 
+def test_others_who_write_in_every_pause_keep_no_writer_out(memory: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = another(memory)
+
+    def write(*_: object) -> None:
+        others.store.set_waits(TARGET)
+
+    memory.dynamodb.effects["put_item"] = iter([write, write])
+    monkeypatch.setattr(memory.clock, "sleep", write)
+    merge = memory.store.observe(TARGET, {"join": Mark(1, 1)})
+
+    assert found(memory).observations == merge.after.observations
+
+
 def test_a_record_that_others_always_write_first_is_an_error(memory: World) -> None:
     memory.dynamodb.effects["put_item"] = repeat(aws_error("ConditionalCheckFailedException"))
 
@@ -171,6 +184,12 @@ def test_the_delivered_sequence_never_goes_back(world: World) -> None:
 
     assert (found(world).delivered, found(world).delivered_sequence) == (second.state.values, second.sequence)
     assert (found(world).is_undelivered, listed(world)) == (False, [])
+
+
+def test_a_record_that_was_deleted_while_it_was_on_the_list_is_not_made_again(world: World) -> None:
+    world.store.mark_delivered(world.store.read([TARGET], to_merge=True)[TARGET])
+
+    assert world.dynamodb.count("put_item") == 0
 
 
 def test_a_change_is_on_the_list_from_its_write_to_its_delivery(world: World) -> None:

@@ -109,7 +109,8 @@ class StateStore:
         """Write that the values of a record were delivered, and take the record off the list if that was the last."""
 
         def delivered(stored: StateRecord) -> StateRecord:
-            if stored is not record and (not stored.revision or stored.delivered_sequence >= record.sequence):
+            # The list can show a record for a moment that has been deleted.
+            if not stored.revision or (stored is not record and stored.delivered_sequence >= record.sequence):
                 return stored
             marked = stored.with_delivery(record.state.values, record.sequence)
             return replace(marked, is_room_end_read=record.is_room_end_read)
@@ -205,8 +206,8 @@ class StateStore:
                 return Merge(record, self._put(changed))
             except ConditionFailed as failed:
                 record = self._record(record.target, failed.item)
-            if tries:
-                # Many write this record at once.
+            if tries % 2:
+                # Many write this record at once. A try after a pause brings what they wrote in it, for one without.
                 self.table.clock.sleep(self.table.clock.jitter(0, BACKOFF_SECONDS))
         raise unavailable("others wrote the same state each time")
 

@@ -178,6 +178,11 @@ def updates(word: str) -> Step:
     return lambda operation, call: operation == "UpdateItem" and word in call["UpdateExpression"]
 
 
+def either(*steps: Step) -> Step:
+    """Any of these steps."""
+    return lambda operation, call: any(step(operation, call) for step in steps)
+
+
 def puts(*written: str) -> Step:
     """The writes of a state record that change this part of it; see `Wire`."""
     return lambda operation, call: call["written"] in written
@@ -220,7 +225,7 @@ STEPS: dict[str, Step] = {
     "write watches": of("BatchWriteItem"),
     "delete a watch": of("DeleteItem", '"watch#'),
     "register a wait": of("PutItem", '"wait#'),
-    "mark the record of a wait": puts("has_waits"),
+    "mark the record of a wait": either(updates("has_waits"), puts("has_waits")),
     "take the mark away": puts("no waits"),
     "find the waits": of("Query", '"wait#'),
     "remove a wait": of("DeleteItem", '"wait#'),

@@ -30,6 +30,7 @@ ROWS = {
     "send": "SQS `SendMessageBatch`",
 }
 WAIT_ROWS = {
+    "mark": "DynamoDB `UpdateItem` of the record's mark",
     "wait PutItem": "DynamoDB `PutItem` of the wait",
     "state": "DynamoDB `PutItem` of the state record",
     "wait Query": "DynamoDB `Query` of the waits",
@@ -50,6 +51,8 @@ def kind(operation: str, call: Mapping[str, Any]) -> str:
     """Which row of the table a request belongs to."""
     if "limiter" in str(call.get("Key")):
         return "limiter"
+    if "has_waits" in call.get("UpdateExpression", ""):
+        return "mark"
     if "wait#" in str(call):
         return f"wait {operation.partition('.')[2]}"
     name = "list" if "IndexName" in call else operation.partition(".")[2]

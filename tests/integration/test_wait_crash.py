@@ -18,7 +18,7 @@ __all__ = ["machine", "worker"]
 WAIT = {**IDS, "medium": "video", "interval_seconds": 200, "timeout_seconds": 3000}
 # What a round asks of AWS if the condition holds already, and a callback event that fulfils it.
 PLACES = ("before", "after")
-ROUND = [f"{place} {step}" for step in ("PutItem", "settled", "SendTaskSuccess", "DeleteItem") for place in PLACES]
+ROUND = [f"{place} {step}" for step in ("PutItem", "UpdateItem", "SendTaskSuccess", "DeleteItem") for place in PLACES]
 EVENT = [f"{place} {step}" for step in ("PutItem", "Query", "SendTaskSuccess", "DeleteItem") for place in PLACES]
 
 

@@ -67,6 +67,19 @@ def test_observations_are_merged_written_and_read(world: World) -> None:
     assert (found(world).observations, found(world).sequence) == (newer.observations, newer.sequence)
 
 
+def test_marks_of_many_workflows_do_not_meet(world: World) -> None:
+    # Given instances that each know an older record, whose own puts would be refused
+    instances = [another(world) for _ in range(20)]
+    for number, instance in enumerate(instances):
+        observe(instance, TARGET, "audio", seconds_ago=-number)
+
+    marked = [instance.store.set_waits(TARGET) for instance in instances]
+
+    assert [record.has_waits for record in marked] == [True] * 20
+    assert [record.revision for record in marked] == list(range(marked[0].revision, marked[0].revision + 20))
+    assert all(instance.dynamodb.made[-1][0] == "update_item" for instance in instances)
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_an_observation_of_a_concurrent_writer_is_not_lost(world: World, *, is_first: bool) -> None:
     if not is_first:

@@ -90,7 +90,21 @@ class StateStore:
         def marked(record: StateRecord) -> StateRecord:
             return replace(record.merged({}, self.table.clock.now_ms()).after, has_waits=True)
 
-        return self._write(self._kept_or_new(target), marked).after
+        try:
+            # Hundreds of workflows may mark one record at the same moment: none of them keeps another from it.
+            answer = self.table.write(
+                "update_item",
+                "attribute_exists(revision) AND expires_at > :now",
+                {":yes": True, ":one": 1, ":now": int(self.table.clock.now())},
+                Key=record_items.key(target),
+                UpdateExpression="SET has_waits = :yes, revision = revision + :one",
+                ReturnValues="ALL_NEW",
+            )
+        except ConditionFailed as failed:
+            return self._write(self._record(target, failed.item), marked).after
+        record = self._record(target, answer["Attributes"])
+        self._keep(record)
+        return record
 
     def end_waits(self, record: StateRecord) -> StateRecord:
         """Take the mark from a record that no workflow waits for, unless others have written meanwhile."""

@@ -13,6 +13,8 @@ from stream_state.domain.targets import Room, Target
 from stream_state.errors import StreamStateError
 
 NAMESPACE = "StreamState"
+# The embedded metric format allows so many values of one metric in one document.
+MAX_VALUES = 100
 
 logger = Logger(use_rfc3339=True)
 _lock = threading.Lock()
@@ -30,9 +32,12 @@ def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str)
             _emitters[key] = EphemeralMetrics(namespace=NAMESPACE)
             for name, text in key:
                 _emitters[key].add_dimension(name, text)
-        earlier = _emitters[key].metric_set.get(metric)
-        if unit == "Count" and earlier:
-            earlier["Value"][0] += value
+        values = _emitters[key].metric_set.get(metric, {}).get("Value", [])
+        if values and unit == "Count":
+            values[0] += value
+        elif values and len(values) < MAX_VALUES - 1:
+            # `add_metric` formats all values for a debug message: that is a tenth of a call's processor time.
+            values.append(value)
         else:
             # This writes a metric at once that has as many values as a document holds.
             _emitters[key].add_metric(metric, unit, value)

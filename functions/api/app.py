@@ -20,11 +20,10 @@ from stream_state.adapters.api_gateway import (
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.adapters.watch_list import WatchList, parse_expires_in
-from stream_state.domain.documents import Answer, item
+from stream_state.domain.documents import item
 from stream_state.domain.parsing import invalid, parse_max_age, parse_target, parse_target_or_room, parse_targets
 from stream_state.domain.requests import MAX_TARGETS
 from stream_state.domain.targets import Room, Target
-from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services.lookup import Lookup, deadline_of
 from stream_state.settings import Settings
@@ -63,20 +62,9 @@ def list_room_states(request: Request) -> Response:
         if query.get(name, values[0]) not in values:
             raise invalid(name, f"must be {' or '.join(values)}")
     room, after = request.room(query, settings.rtc_app_ids), page_key(query, parts=1)
-    is_refreshed = query.get("refresh") == "true" and after is None
-    outcomes = lookup.some([room], request.deadline) if is_refreshed else []
-    results = {outcome.target: outcome.result() for outcome in outcomes}
-    if list(results) == [room] and isinstance(error := results[room], StreamStateError):
-        raise error
-    # The last word is about the room itself, if not all of its users could be asked about in time.
-    last = [item(room, results[room])] if room in results else []
-    page = store.room(room, after, to_merge=is_refreshed)
-    answers = [
-        item(record.target, results.get(record.target) or Answer(record).document())
-        for record in page.entries
-        if record.observations and ("present" in query or record.state.present.value is not False)
-    ]
-    return page_response("results", answers + last, page.next_key)
+    is_refreshed, with_absent = query.get("refresh") == "true", "present" in query
+    page = lookup.room(room, after, request.deadline, is_refreshed=is_refreshed, with_absent=with_absent)
+    return page_response("results", [item(target, result) for target, result in page.entries], page.next_key)
 
 
 def put_watch(named: Callable[..., Target | Room], request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Work of several threads, its results taken in the order in which the work was given out."""
+"""Work of several threads: the results come in the order in which the work was given out."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

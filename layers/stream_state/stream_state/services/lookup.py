@@ -9,9 +9,10 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.rate_limiter import Function
 from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.table import Page
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.clock import CLOCK
-from stream_state.domain.documents import Answer, Outcome, Source
+from stream_state.domain.documents import Answer, Outcome, Result, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
 from stream_state.domain.targets import Room, Target, sort_key
@@ -77,6 +78,27 @@ class Lookup:
             found.add(self.from_table([target for target in missing if isinstance(target, Target)], found.halt))
             found.add(self.each([room for room in missing if isinstance(room, Room)], deadline, query="presence"))
         return [outcome for target in targets for outcome in found.of(target)]
+
+    def room(
+        self, room: Room, after: str | None, deadline: float, *, is_refreshed: bool, with_absent: bool
+    ) -> Page[tuple[Target | Room, Result]]:
+        """A page of the last known states of those who may be in a room; `is_refreshed`: asked for at the first page.
+
+        `with_absent`: also of users who have left. Raises the error if nobody could be asked about.
+        """
+        is_asked = is_refreshed and after is None
+        results = {one.target: one.result() for one in (self.some([room], deadline) if is_asked else ())}
+        of_room = results.pop(room, None)
+        if not results and isinstance(of_room, StreamStateError):
+            raise of_room
+        page = self.recorder.store.room(room, after, to_merge=is_asked)
+        entries: list[tuple[Target | Room, Result]] = [
+            (record.target, results.get(record.target) or Answer(record).document())
+            for record in page.entries
+            if record.observations and (with_absent or record.state.present.value is not False)
+        ]
+        # The last word is about the room itself, if not all of its users could be asked about in time.
+        return Page(entries + ([(room, of_room)] if of_room else []), page.next_key)
 
     def recheck(self, target: Target, deadline: float) -> Outcome:
         """The outcome of asking once more about a target whose record is in doubt: for presence only, if need be."""

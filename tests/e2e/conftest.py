@@ -42,11 +42,11 @@ def sandbox(started: Sandbox) -> Sandbox:
     simulator.unknown_is_error = True
     # A test may need more calls than the vendor allows; the limit has tests of its own.
     simulator.calls_per_second = None
-    simulator._faults.clear()
-    simulator._rooms.clear()
+    simulator.next_faults.clear()
+    simulator.rooms.clear()
     simulator.arrivals.clear()
     aws.intercept = lambda operation, call: None
-    aws._next.clear()
+    aws.next_replies.clear()
     started.put_keys(KEYS)
     empty_table(started)
     started.receive()

@@ -36,14 +36,14 @@ class Front(Gateway):
         self.answers: Counter[tuple[str, int]] = Counter()
         super().__init__(sandbox.template.routes(), sandbox.invoke)
 
-    def _answer(self, request: Request, connection: socket.socket) -> Response:
+    def answer(self, request: Request, connection: socket.socket) -> Response:
         path = unquote(request.path)
         route = next((route for route in self._routes if route.match(request.method, path) is not None), None)
         signed = request.header("Authorization").startswith("AWS4-HMAC-SHA256 Credential=sandbox")
         if route and route.requires_iam and not signed:
             response = Response(403, b'{"message":"Forbidden"}', IN_JSON)
         else:
-            response = super()._answer(request, connection)
+            response = super().answer(request, connection)
         self.answers[f"{route.method} {route.path}" if route else "no route", response.status] += 1
         return response
 

@@ -36,7 +36,7 @@ def test_a_gateway_answers_by_itself_as_documented(sandbox: Sandbox) -> None:
     with Front(sandbox) as front:
         unsigned = Http(front.url).get("/watches")
         no_route = Http(front.url).send("GET", "/rooms/a%2Fb/users/teacher/stream-state", headers=signed)
-        front._invoke = lambda function, event: Invocation({"errorType": "MemoryError"}, "Unhandled", 1)
+        front.invoke = lambda function, event: Invocation({"errorType": "MemoryError"}, "Unhandled", 1)
         failed = Http(front.url).send("GET", "/watches", headers=signed)
 
     state = "GET /rooms/{room_id}/users/{user_id}/stream-state"

@@ -131,7 +131,7 @@ def test_it_reads_a_problem(call: Callable[..., Any], models: Any) -> None:
 
 def test_it_reads_what_the_gateway_answers(call: Callable[..., Any], models: Any, front: Front) -> None:
     unsigned = call("watches.list_watches", is_signed=False)
-    front._invoke = lambda function, event: Invocation({"errorType": "MemoryError"}, "Unhandled", 1)
+    front.invoke = lambda function, event: Invocation({"errorType": "MemoryError"}, "Unhandled", 1)
     # This status is also one of problems.
     failed = call("states.get_stream_state", *TARGET.values())
 

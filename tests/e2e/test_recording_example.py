@@ -80,8 +80,8 @@ def as_result(response: dict[str, Any]) -> None:
 
 @pytest.fixture
 def studio(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Studio:
-    studio = Studio(sandbox, sandbox.aws._invoke_api)
-    monkeypatch.setattr(sandbox.aws, "_invoke_api", studio.invoke)
+    studio = Studio(sandbox, sandbox.aws.invoke_api)
+    monkeypatch.setattr(sandbox.aws, "invoke_api", studio.invoke)
     monkeypatch.setattr(StateTaskServiceSfn, "_normalise_parameters", lambda task, given, **_: as_sdk(given))
     monkeypatch.setattr(StateTaskServiceSfn, "_normalise_response", lambda task, response, **_: as_result(response))
     sandbox.simulator.push_to = sandbox.callback_url

@@ -231,7 +231,7 @@ def test_the_token_of_a_wait_that_was_stopped_is_removed_quietly(stage: Sandbox,
     stage.simulator.publish("class-1", "host", "Video")
 
     assert waits(stage) == []
-    assert not stage.aws._next["AWSStepFunctions.SendTaskSuccess"]
+    assert not stage.aws.next_replies["AWSStepFunctions.SendTaskSuccess"]
     assert not [level for level in ("ERROR", "WARNING") if level in stage.logs[logged:]]
 
 

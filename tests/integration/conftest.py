@@ -119,7 +119,7 @@ class Stack:
         """The last message about each target says what the room holds."""
         for target in targets:
             kept = self.consumer.kept[target.room_id, target.user_id]
-            users = self.simulator._rooms.get((target.app_id, target.room_id), {})
+            users = self.simulator.rooms.get((target.app_id, target.room_id), {})
             assert (kept["present"] is False) is (target.user_id not in users)
             if target.user_id in users:
                 assert kept["media"] == {name: vendor in users[target.user_id].media for vendor, name in MEDIA.items()}

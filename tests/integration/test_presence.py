@@ -97,7 +97,7 @@ def test_after_one_sweep_nobody_who_has_gone_is_on_and_nobody_who_is_there_is_of
     # And nobody who has gone is on, and nobody who is there is off because of the sweep
     after = {target: record.state.values for target, record in world.store.read(users).items()}
     assert after.keys() >= before.keys()
-    gone = [target for target in after if target.user_id not in simulator._rooms.get((APP_ID, target.room_id), {})]
+    gone = [target for target in after if target.user_id not in simulator.rooms.get((APP_ID, target.room_id), {})]
     assert {tuple(after[target].values()) for target in gone} == {(False,) * 5}
     there = after.keys() - set(gone)
     assert there

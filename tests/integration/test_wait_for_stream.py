@@ -145,10 +145,10 @@ class Machine:
 @pytest.fixture
 def machine(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(stack.aws.client("stepfunctions"))
-    monkeypatch.setattr(stack.aws, "_invoke_api", machine.invoke)
+    monkeypatch.setattr(stack.aws, "invoke_api", machine.invoke)
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=machine.retried_after_seconds.append))
     # An interval takes a part of its time; the clock of a wait takes all of it.
-    seconds_of = TimeoutSecondsPath._eval_seconds
+    seconds_of = TimeoutSecondsPath._eval_seconds  # noqa: SLF001 - moto has no public name for it
     monkeypatch.setattr(
         TimeoutSecondsPath, "_eval_seconds", lambda timeout, env: seconds_of(timeout, env) / machine.times_as_fast
     )
@@ -173,7 +173,7 @@ def starts_executions(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in list(fields):
             fields[case(name[0]) + name[1:]] = fields.pop(name)
 
-    normalise = StateTaskServiceSfn._normalise_parameters
+    normalise = StateTaskServiceSfn._normalise_parameters  # noqa: SLF001 - as above
 
     def to_api(service: StateTaskServiceSfn, parameters: dict[str, Any], *names: str) -> None:
         normalise(service, parameters, *names)

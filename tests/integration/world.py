@@ -289,7 +289,7 @@ class FaultyWorld:
         self._clients["secretsmanager"].put_secret_value(SecretId=self.outputs[output], SecretString=secret)
 
     def set_truth(self, truth: Mapping[str, Iterable[str]]) -> None:
-        self.simulator._rooms.clear()
+        self.simulator.rooms.clear()
         for user, media in truth.items():
             self.simulator.publish(ROOM, user, *media)
 
@@ -301,7 +301,7 @@ class FaultyWorld:
         self.aws_fault: AwsFault = lambda operation, call: None
         self.resolve: Callable[[str, int], None] = lambda host, port: None
         self.simulator.fault = lambda exchange: None
-        self.simulator._faults.clear()
+        self.simulator.next_faults.clear()
         self.simulator.calls_per_second = None
         simulator_module.time = time  # type: ignore[attr-defined]  # its clock may have been another
         self.seconds: float | None = None

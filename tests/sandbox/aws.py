@@ -67,8 +67,8 @@ class Aws:
         default_user_config["stepfunctions"]["execute_state_machine"] = True
         self.region = region
         self.intercept: Interceptor = lambda operation, call: None
-        self._next: dict[str, deque[Reply]] = defaultdict(deque)
-        self._invoke_api = invoke_api
+        self.next_replies: dict[str, deque[Reply]] = defaultdict(deque)
+        self.invoke_api = invoke_api
         self._table_lock = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
         # As AWS does, it keeps connections; the server that moto brings does not.
@@ -89,19 +89,19 @@ class Aws:
 
     def fail_next(self, operation: str, *replies: Reply) -> None:
         """Answer the next calls of an operation, such as "secretsmanager.GetSecretValue", with these replies."""
-        self._next[operation].extend(replies)
+        self.next_replies[operation].extend(replies)
 
     def _answer(self, request: Request, _: socket.socket) -> Response:
         operation, path, body = request.header("X-Amz-Target"), request.path, request.body
         if path.startswith(INVOKE_PREFIX) and path.endswith("/invocations"):
-            return self._invoke_api(request)
+            return self.invoke_api(request)
         call = json.loads(body or b"{}") if operation else {}
         if operation == "AWSStepFunctions.StartExecution":
             # The state machine's own calls go there.
             os.environ |= {"MOTO_PORT": self.url.rpartition(":")[2], "no_proxy": "localhost"}
             # Moto gives all executions without a name the same name.
             body = json.dumps({"name": uuid4().hex, **call}).encode()
-        prepared = self._next[operation]
+        prepared = self.next_replies[operation]
         reply = prepared.popleft() if prepared else self.intercept(operation, call) or _check_fifo_ids(operation, call)
         if reply:
             return Response(reply[0], json.dumps(reply[1]).encode(), [("Content-Type", "application/x-amz-json-1.1")])

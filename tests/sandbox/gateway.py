@@ -45,11 +45,11 @@ class Gateway(LoopbackServer):
 
     def __init__(self, routes: Iterable[Route], invoke: Callable[[str, object], Invocation], port: int = 0) -> None:
         self._routes = list(routes)
-        self._invoke = invoke
+        self.invoke = invoke
         self._sample: dict[str, Any] = json.loads((SAMPLES / self.sample).read_text())
-        super().__init__(self._answer, port)
+        super().__init__(self.answer, port)
 
-    def _answer(self, request: Request, connection: socket.socket) -> Response:
+    def answer(self, request: Request, connection: socket.socket) -> Response:
         request_id = self._request_id()
         own, path = [(self.request_id_header, request_id)], self._path(request)
         status, message = self.unknown
@@ -57,7 +57,7 @@ class Gateway(LoopbackServer):
             parameters = route.match(request.method, path)
             if parameters is not None:
                 event = self._event(request, route, path, parameters, request_id)
-                invocation = self._invoke(route.function, event)
+                invocation = self.invoke(route.function, event)
                 if not invocation.error and "statusCode" in invocation.payload:
                     return _as_http(invocation.payload, own)
                 status, message = self.failed

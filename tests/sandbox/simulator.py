@@ -103,9 +103,9 @@ class Simulator(LoopbackServer):
         self.arrivals: deque[Arrival] = deque(maxlen=100_000)
         # By call, GetRoomUsersProperty with its AppId.
         self.worst_seconds: Counter[str] = Counter()
-        self._faults: deque[Fault] = deque()
+        self.next_faults: deque[Fault] = deque()
         # By AppId and room the users who are there.
-        self._rooms: dict[tuple[str, str], dict[str, Connection]] = {}
+        self.rooms: dict[tuple[str, str], dict[str, Connection]] = {}
         self._arrived: defaultdict[str, deque[float]] = defaultdict(deque)
         self._granted: defaultdict[str, deque[float]] = defaultdict(deque)
         self._lock = threading.RLock()
@@ -120,13 +120,13 @@ class Simulator(LoopbackServer):
 
     def fail_next(self, *faults: Fault) -> None:
         """Let the next calls meet these faults, one each."""
-        self._faults.extend(faults)
+        self.next_faults.extend(faults)
 
     def join(
         self, room_id: str, user_id: str, app_id: str | None = None, *, device: str = "web", is_visible: bool = True
     ) -> set[str]:
         """Let a user enter a room, which comes to be with its first user; what the user publishes."""
-        users = self._rooms.setdefault((app_id or self.app_ids[0], room_id), {})
+        users = self.rooms.setdefault((app_id or self.app_ids[0], room_id), {})
         if user_id not in users:
             users[user_id] = Connection(int(time.time() * 1000), device, is_visible)
             kind = "UserJoinRoom" if is_visible else "InvisibleUserJoinRoom"
@@ -135,19 +135,19 @@ class Simulator(LoopbackServer):
 
     def published(self, room_id: str, user_id: str, app_id: str | None = None) -> set[str] | None:
         """What a user publishes; None if the user is not there."""
-        user = self._rooms.get((app_id or self.app_ids[0], room_id), {}).get(user_id)
+        user = self.rooms.get((app_id or self.app_ids[0], room_id), {}).get(user_id)
         return user.media if user else None
 
     def leave(self, room_id: str, user_id: str, app_id: str | None = None, reason: str = "userLeave") -> None:
         """Let a user leave; the room ends with its last user."""
         with self._lock:
             key = (app_id or self.app_ids[0], room_id)
-            users = self._rooms.get(key, {})
+            users = self.rooms.get(key, {})
             if user := users.pop(user_id, None):
                 device = user.device
                 self._push("UserLeaveRoom", app_id, RoomId=room_id, UserId=user_id, DeviceType=device, Reason=reason)
                 if not users:
-                    del self._rooms[key]
+                    del self.rooms[key]
                     self._push("RoomDestroy", app_id, RoomId=room_id)
 
     def publish(
@@ -158,7 +158,7 @@ class Simulator(LoopbackServer):
             raise ValueError(f"no such media type: {', '.join(sorted(unknown))}")
         with self._lock:
             media = self.join(room_id, user_id, app_id)
-            device = self._rooms[app_id or self.app_ids[0], room_id][user_id].device
+            device = self.rooms[app_id or self.app_ids[0], room_id][user_id].device
             changed = [medium for medium in media_types if (medium in media) is not on]
             (media.update if on else media.difference_update)(media_types)
             for medium in changed:
@@ -202,7 +202,7 @@ class Simulator(LoopbackServer):
             except Refusal as refusal:
                 outcome, exchange.status, exchange.envelope["Result"] = refusal.code, refusal.status, {}
                 metadata["Error"] = {"CodeN": refusal.code_n, "Code": refusal.code, "Message": refusal.message}
-            fault = self._faults.popleft() if self._faults else self.fault(exchange)
+            fault = self.next_faults.popleft() if self.next_faults else self.fault(exchange)
             headers = {name.lower(): value for name, value in request.headers}
             self.arrivals.append(Arrival(headers, outcome, fault is not None, action))
         time.sleep(self.delay_seconds())
@@ -219,7 +219,7 @@ class Simulator(LoopbackServer):
             raise Refusal(429, "FlowLimitExceeded", "The request was rejected because of flow control.", 100018)
         granted.append(now)
         self._check_parameters(action, params)
-        users = self._rooms.get((params["AppId"], params["RoomId"]))
+        users = self.rooms.get((params["AppId"], params["RoomId"]))
         if action == ONLINE_USERS:
             return _online_users(users) if users else {"RoomExists": False}
         if action == USERS_PROPERTY:

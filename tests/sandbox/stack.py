@@ -45,7 +45,7 @@ class Sandbox:
             self.directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="stream-state-")))
             self.simulator = closing.enter_context(Simulator(verify, vendor))
             # AWS invokes the functions, and is there before them: their environment names its resources.
-            self.aws = Aws(REGION, self._invoke_api, aws)
+            self.aws = Aws(REGION, self.invoke_api, aws)
             closing.callback(self.aws.stop)
             given = {"RtcAppIds": APP_ID, "RtcEndpoint": self.simulator.url, **(parameters or {})}
             self.template = Template(BUILT_TEMPLATE, given, name, self.aws)
@@ -71,7 +71,7 @@ class Sandbox:
                 closing.callback(source.stop)
             self._closing = closing.pop_all()
 
-    def _invoke_api(self, request: Request) -> Response:
+    def invoke_api(self, request: Request) -> Response:
         return self.functions.invoke_api(request)
 
     def __enter__(self) -> Self:

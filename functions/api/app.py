@@ -64,7 +64,7 @@ def list_room_states(request: Request) -> Response:
     room, after = request.room(query, settings.rtc_app_ids), page_key(query, parts=1)
     is_refreshed, with_absent = query.get("refresh") == "true", "present" in query
     page = lookup.room(room, after, request.deadline, is_refreshed=is_refreshed, with_absent=with_absent)
-    return page_response("results", [item(target, result) for target, result in page.entries], page.next_key)
+    return page_response("results", [item(one.target, one.result()) for one in page.entries], page.next_key)
 
 
 def put_watch(named: Callable[..., Target | Room], request: Request) -> Response:

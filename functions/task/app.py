@@ -42,7 +42,8 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         answer, holds = waits.check(first, request.condition, deadline, request.max_age_seconds)
         return {**answer.document(), "holds": holds}
     calls_deadline = deadline_of(context, DELIVERY_SECONDS) if request.to_queue else deadline
-    outcomes = lookup.some(request.targets, calls_deadline, request.max_age_seconds, logs_errors=not request.is_single)
+    is_user = request.is_single and isinstance(first, Target)
+    outcomes = lookup.some(request.targets, calls_deadline, request.max_age_seconds, logs_errors=not is_user)
     results = delivery.deliver(outcomes, deadline) if request.to_queue else [outcome.result() for outcome in outcomes]
     if request.is_single and [outcome.target for outcome in outcomes] == [first]:
         if isinstance(results[0], StreamStateError):

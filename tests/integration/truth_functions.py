@@ -175,5 +175,7 @@ class Instance:
             self.is_dead = True
             raise Crash
         if service == "table":
+            # The answer of a call is not written a second time; an event comes again.
+            self.said = [word for word in self.said if not word.asked_ms]
             raise ClientError({"Error": {"Code": "InternalServerError"}}, "AnyOperation")
         raise DeliveryFailed("SQS did not accept it.") if service == "queue" else RtcUnavailable("Down.")

@@ -301,7 +301,36 @@ def test_an_unknown_user_is_not_yet_and_never_off(world: World, queries: object,
         world.waits.check(ONE, condition(world, seconds=-1), world.in_seconds(10))
 
 
+def test_an_answer_that_cannot_be_written_is_merged_with_the_record_that_was_read(world: World) -> None:
+    # Given an event of a second ago, and a query that lags behind it
+    world.store.observe(ONE, event("audio.start", world.clock.now_ms() - 1000))
+    fails(world, "put_item")
+    other = World(world.clock, world.dynamodb)
+    # Then the event stands, whether the instance wrote the record or read it
+    assert ask(world).record.state.values["audio"] is True
+    assert some(other, ONE, TWO)[0].result()["media"]["audio"] is True  # type: ignore[index]  # an answer
+
+
 # Without the vendor's action: withdrawn by the vendor, or switched off
+
+
+def test_those_whom_the_vendor_answered_before_the_action_was_withdrawn_keep_its_answer(
+    world: World, one_at_a_time: None
+) -> None:
+    world.store.observe(THREE, event("audio.start", world.clock.now_ms() - 3_600_000))
+    world.rtc.default = RETIRED
+    world.rtc.say(ONE, media("video"))
+    world.rtc.say(TWO, UNKNOWN)
+    world.dynamodb.effects["put_item"] = iter([aws_error("ProvisionedThroughputExceededException")])
+
+    answered, unknown, withdrawn = some(world, ONE, TWO, THREE)
+
+    assert isinstance(answered.answer, Answer)
+    assert (answered.answer.source, answered.answer.record.state.values["video"]) == ("query", True)
+    assert (unknown.error and unknown.error.name, world.rtc.calls) == ("TargetNotFound", [ONE, TWO, THREE])
+    assert isinstance(withdrawn.answer, Answer)
+    assert withdrawn.answer.source == "table"
+
 
 ON, OFF, NEVER_SEEN, GONE = targets(4)
 WATCHED = SweepRequest(None, emits_all=False)

@@ -92,7 +92,7 @@ class SlowTable(MemoryTable):
         self.always: Exception | None = None
         self.calls: Counter[str] = Counter()
         self.latency = latency
-        self.written_at = 0.0
+        self.written_at = self.read_seconds = 0.0
         self._clock = clock
 
     @property
@@ -118,6 +118,7 @@ class SlowTable(MemoryTable):
 
     def get_item(self, **call: Any) -> Any:
         self.calls["read"] += 1
+        self._clock.sleep(self.read_seconds)
         self._fail()
         return super().get_item(**call)
 
@@ -581,6 +582,17 @@ def test_a_slot_stays_valid_if_a_hold_cannot_be_looked_up(world: Turns, table: S
     world.run(fail, lambda: slots.append(waits(world, limiter)))
 
     assert slots == [pytest.approx(3, abs=1e-4)]
+
+
+def test_a_call_that_looked_long_for_a_hold_gets_another_slot(world: Turns, table: SlowTable) -> None:
+    limiter = make_limiter(world, table, qps=1, burst=1)
+    take_slots(world, limiter, 3)
+    writes = table.calls["write"]
+    # When the table takes a second to say whether calls are on hold
+    table.read_seconds = 1
+    # Then the call does not begin with the slot that has passed: many calls that hang so would begin at one moment
+    assert waits(world, limiter) == pytest.approx(4, abs=1e-3)
+    assert table.calls["write"] == writes + 2
 
 
 def test_a_hold_that_cannot_be_written_is_logged(world: Turns, table: SlowTable, logs: io.StringIO) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from stream_state.domain.documents import Outcome
 from stream_state.domain.observations import Presence, offline, online
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Room, Target
+from stream_state.services.rooms import ROOMS_AT_ONCE
 from tests.unit.fakes import aws_error
 from tests.unit.memory import APP_ID, World, media, metrics, targets
 from tests.unit.observed import event
@@ -18,6 +20,7 @@ from tests.unit.observed import event
 ROOM, HALL = Room(APP_ID, "class-1"), Room(APP_ID, "hall-1")
 TEACHER, GUEST, NEW = (Target(APP_ID, "class-1", user_id) for user_id in ("teacher", "guest", "new"))
 RETIRED = errors.RtcActionRetired("Gone.")
+REFUSED = errors.RtcAccessDenied("The policy does not name the action.", rtc_code="LackPolicy")
 OFF = dict.fromkeys(["audio", "video", "screen_audio", "screen_video"], False)
 Conforms = Callable[[str, Any], None]
 
@@ -108,6 +111,57 @@ def test_the_users_of_a_room_whose_call_fails_are_asked_about_all_the_same(room:
     room.rtc.presence_error = errors.RtcUnavailable("Down.")
 
     assert shown(some(room, TEACHER, ROOM)) == {"teacher": (True, True), "class-1": "RtcUnavailable"}
+
+
+@pytest.mark.parametrize("error", [RETIRED, REFUSED], ids=type)
+def test_a_room_call_that_is_refused_or_withdrawn_stops_no_user(room: World, error: errors.StreamStateError) -> None:
+    users, rooms = targets(300, "class-9"), [Room(APP_ID, f"a-{number}") for number in range(100)]
+    room.rtc.presence_error = error
+
+    outcomes = some(room, ROOM, *users[:5])
+    given = sweep(room, *rooms, *users)
+    room.rtc.calls.clear()
+    room.watch_list.add([*rooms, *users], 3600)
+    passes = [sweep(room) for _ in range(2)]
+
+    # Each user is asked about in each sweep, and the call is not repeated for each room.
+    assert [isinstance(outcome.answer, errors.StreamStateError) for outcome in outcomes] == [True] + [False] * 5
+    assert [(done["failed"], done["remaining"]) for done in (given, *passes)] == [(100, 0)] * 3
+    assert sorted(room.rtc.calls) == sorted(users * 2)
+    assert len(room.queue.messages) >= 400
+    assert len(room.rtc.presence_calls) <= 1 + 3 * ROOMS_AT_ONCE
+
+
+def test_a_room_whose_records_cannot_be_listed_is_not_done(room: World) -> None:
+    room.rtc.rooms[HALL] = {"user-00000"}
+    for target in targets(300, "hall-1"):
+        room.store.observe(target, event("audio.start", room.clock.now_ms()))
+    room.clock.seconds += 60
+    room.queue.take()
+    room.dynamodb.effects["query"] = iter([None, aws_error("InternalServerError")])
+
+    summary = sweep(room, HALL)
+
+    assert [failure["problem"]["error"] for failure in summary["failures"]] == ["StateUnavailable"]
+    problems = [message for message in room.queue.messages if message["type"] == "stream_state_problem"]
+    assert [(problem["room_id"], "user_id" in problem) for problem in problems] == [("hall-1", False)]
+    # Those who were listed are served all the same.
+    room.dynamodb.effects["query"] = iter([None, aws_error("InternalServerError")])
+    *users, last = some(room, HALL)
+    assert (last.target, last.error and last.error.name) == (HALL, "StateUnavailable")
+    assert {outcome.target.room for outcome in users if isinstance(outcome.target, Target)} == {HALL}
+
+
+def test_a_refreshed_page_shows_a_user_whose_record_could_not_be_written(room: World) -> None:
+    def fail(call: Any) -> Exception | None:
+        return aws_error("InternalServerError") if call["Item"]["sk"]["S"] == "new" else None
+
+    room.dynamodb.effects["put_item"] = repeat(fail)
+    refresh = {"is_refreshed": True, "with_absent": False}
+
+    page = room.lookup.room(ROOM, None, room.in_seconds(10), **refresh)
+
+    assert shown(list(page.entries)) == {"new": (False, True), "teacher": (True, True)}
 
 
 def test_with_presence_the_media_stay_as_events_have_them(room: World) -> None:
@@ -311,6 +365,20 @@ def test_what_an_odd_answer_leaves_unknown_stays_as_it_was(room: World) -> None:
 
     assert (room.values(TEACHER), (room.values(GUEST) or {})["present"], room.values(NEW)) == (before, False, None)
     assert (summary["failed"], summary["failures"][0]["problem"]["error"]) == (1, "TargetNotFound")
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["watched", "given"])
+def test_a_sweep_in_which_the_action_is_withdrawn_asks_about_nobody_twice(room: World, watched: object) -> None:
+    asked = targets(300, "hall-1")
+    room.rtc.default = lambda: media() if len(room.rtc.calls) <= 200 else RETIRED
+    room.rtc.rooms[HALL] = {target.user_id for target in asked}
+    room.watch_list.add(asked, 3600)
+
+    summary = sweep(room) if watched else sweep(room, *asked)
+
+    assert (summary["targets"], summary["failed"], summary["remaining"]) == (300, 0, 0)
+    assert summary["delivered"] + summary["unchanged"] == 300
+    assert len(room.queue.users()) == len({*room.queue.users()})
 
 
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "given"])

@@ -300,10 +300,10 @@ def test_an_error_of_the_caller_before_a_call_prevents_it(
 
 @pytest.mark.parametrize(
     ("max_wait_seconds", "waits", "calls"),
-    [(math.inf, [29.95, 27.55, 24.75], 3), (3.0, [3, 1], 1), (1.5, [1.5], 0)],
+    [(math.inf, [29.95, 27.55, 24.75], 3), (3.0, [3, 0.6], 1), (1.5, [1.5], 0)],
     ids=["no bound", "bound of all tries", "bound of the first"],
 )
-def test_all_tries_together_wait_for_slots_no_longer_than_the_caller_allows(
+def test_all_tries_together_wait_no_longer_than_the_caller_allows(
     settings: Settings,
     adapter: FakeAdapter,
     clock: Clock,

@@ -87,9 +87,11 @@ class RateLimiter:
         while True:
             slot_us = self._slot(deadline_us)
             self._clock.sleep(max(slot_us - self._now_us(), 0) / 1_000_000)
+            # Looking up a hold can take long, after which the slot is late.
+            is_held = self.held_until_us() > self._now_us()
             if self._now_us() - slot_us > LATE_US and not was_late:
                 was_late = True
-            elif self.held_until_us() <= self._now_us():
+            elif not is_held:
                 break
         record("QuotaGranted")
         record("QuotaWait", (self._clock.monotonic() - started) * 1000, "Milliseconds", function=self._function)

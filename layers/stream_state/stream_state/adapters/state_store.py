@@ -69,9 +69,7 @@ class StateStore:
         `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
         `is_recheck`: the record's recheck is done with this.
         """
-        kept = self._kept_or_new(target)
-        if before is None or kept.revision >= before.revision:
-            before = kept
+        before = self.newest(target, before)
         merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck)
         if merge.after.is_room_end_read:
             return merge
@@ -83,6 +81,13 @@ class StateStore:
             self._keep(record)
             return Merge(merge.before, record)
         return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
+
+    def newest(self, target: Target, read: StateRecord | None) -> StateRecord:
+        """The record that was read or that this instance wrote last; without either one that was not written yet."""
+        kept = self._kept.get(target)
+        if kept is None or kept.expires_at <= self.table.clock.now():
+            kept = StateRecord(target, skew_ms=self.skew_ms)
+        return read if read and read.revision > kept.revision else kept
 
     def set_waits(self, target: Target) -> StateRecord:
         """Mark the record of a target: workflows wait for it. The life of a record that there is is not prolonged."""
@@ -248,11 +253,6 @@ class StateStore:
             return StateRecord(target, skew_ms=self.skew_ms)
         record = record_items.record_of(target, item, self.skew_ms)
         return record if self.table.is_alive(item) else record.forgotten()
-
-    def _kept_or_new(self, target: Target) -> StateRecord:
-        """The record that this instance wrote last if it has not expired, else one that was not written yet."""
-        kept = self._kept.get(target)
-        return kept if kept and kept.expires_at > self.table.clock.now() else StateRecord(target, skew_ms=self.skew_ms)
 
     def _keep(self, record: StateRecord) -> None:
         with self._lock:

@@ -120,6 +120,11 @@ def concerns_every_target(error: StreamStateError) -> bool:
     return isinstance(error, CredentialsInvalid | CredentialsUnavailable | RtcActionRetired)
 
 
+def concerns_action(error: StreamStateError) -> bool:
+    """Whether every call of the same action would meet the error, and calls of other actions might not."""
+    return isinstance(error, RtcActionRetired) or error.rtc_code == "LackPolicy"
+
+
 def _by_status(status: int) -> type[StreamStateError]:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return RtcThrottled

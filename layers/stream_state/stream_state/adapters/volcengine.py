@@ -50,9 +50,9 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volce
 class VolcengineClient:
     """Asks the vendor for stream states and presence; safe to share among threads.
 
-    Every method takes its `deadline` in monotonic seconds. Its tries wait for slots for `max_wait_seconds` together. An
-    error that `before_call` raises prevents the call. Every method raises `QuotaExceeded`, and the errors whose names
-    begin with `Rtc` and `Credentials`.
+    Every method takes its `deadline` in monotonic seconds. `max_wait_seconds` bounds what its tries wait for slots, and
+    the pauses between them. An error that `before_call` raises prevents the call. Every method raises `QuotaExceeded`,
+    and the errors whose names begin with `Rtc` and `Credentials`.
     """
 
     settings: Settings
@@ -144,9 +144,10 @@ class VolcengineClient:
                     limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
                 # Full jitter, and at least what the vendor asks for.
                 pause = max(self.clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
-                longest = min(_LONGEST_PAUSE_SECONDS, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
-                if not error.retryable or tries == MAX_TRIES or pause > longest:
+                left = min(max_wait_seconds, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
+                if not error.retryable or tries == MAX_TRIES or pause > min(_LONGEST_PAUSE_SECONDS, left):
                     raise
+                max_wait_seconds -= pause
                 self.clock.sleep(pause)
 
     def _keys_after_rejection(self, rejected: SigningKeys, signed_at: float, deadline: float) -> SigningKeys:

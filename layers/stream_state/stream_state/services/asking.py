@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from stream_state.adapters.vendor_errors import concerns_every_target
+from stream_state.adapters.vendor_errors import concerns_action, concerns_every_target
 from stream_state.adapters.vendor_http import MAX_CONCURRENCY
 from stream_state.adapters.volcengine import MIN_CALL_SECONDS
 from stream_state.clock import Clock
-from stream_state.domain.documents import Outcome
+from stream_state.domain.documents import Answer, Outcome
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import QuotaExceeded, StreamStateError, TargetNotFound
 from stream_state.observability import log_error
@@ -88,10 +88,12 @@ class Found:
                 if outcome.error and self._logs_errors:
                     log_error(outcome.error, outcome.target)
 
+    def is_answered(self, target: Target) -> bool:
+        """Whether the vendor answered for a target, if only that it does not know it."""
+        return target in self.outcomes and isinstance(self.outcomes[target].answer, Answer | TargetNotFound)
+
     def of(self, target: Target | Room) -> list[Outcome]:
         """The outcome of a target; those of a room's users by their ids, and the error if some are missing."""
-        if target in self.outcomes:
-            return [self.outcomes[target]]
         # Of the users who were named beside their room, those who are not there stand for themselves alone.
         found = {
             user: outcome
@@ -99,13 +101,17 @@ class Found:
             if isinstance(user, Target) and user.room == target
             if outcome.room or not isinstance(outcome.answer, TargetNotFound)
         }
-        missing = [] if target in self._whole else [Outcome(target, self.halt, self.halt, is_asked=False)]
-        return [found[user] for user in sorted(found)] + missing
+        own = self.outcomes.get(target) or Outcome(target, self.halt, self.halt, is_asked=False)
+        return [found[user] for user in sorted(found)] + ([] if target in self._whole else [own])
 
 
 def error_of_all(outcome: Outcome) -> StreamStateError | None:
     """The error of an outcome that every other target would meet too."""
-    return outcome.error if outcome.error and concerns_every_target(outcome.error) else None
+    error = outcome.error
+    if isinstance(outcome.target, Room) and error and concerns_action(error):
+        # Users are asked about by another action.
+        return None
+    return error if error and concerns_every_target(error) else None
 
 
 def not_reached() -> QuotaExceeded:

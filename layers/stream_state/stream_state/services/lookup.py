@@ -12,7 +12,7 @@ from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import Page
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.clock import CLOCK
-from stream_state.domain.documents import Answer, Outcome, Result, Source
+from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
 from stream_state.domain.targets import Room, Target, sort_key
@@ -75,30 +75,32 @@ class Lookup:
         else:
             found.add(self.each(missing, deadline, max_age_seconds=max_age_seconds))
         if isinstance(found.halt, RtcActionRetired) and self.query == "on":
-            found.add(self.from_table([target for target in missing if isinstance(target, Target)], found.halt))
+            unanswered = [target for target in users if not found.is_answered(target)]
+            found.add(self.from_table(unanswered, found.halt))
             found.add(self.each([room for room in missing if isinstance(room, Room)], deadline, query="presence"))
         return [outcome for target in targets for outcome in found.of(target)]
 
     def room(
         self, room: Room, after: str | None, deadline: float, *, is_refreshed: bool, with_absent: bool
-    ) -> Page[tuple[Target | Room, Result]]:
+    ) -> Page[Outcome]:
         """A page of the last known states of those who may be in a room; `is_refreshed`: asked for at the first page.
 
         `with_absent`: also of users who have left. Raises the error if nobody could be asked about.
         """
         is_asked = is_refreshed and after is None
-        results = {one.target: one.result() for one in (self.some([room], deadline) if is_asked else ())}
-        of_room = results.pop(room, None)
-        if not results and isinstance(of_room, StreamStateError):
-            raise of_room
+        outcomes = self.some([room], deadline) if is_asked else []
+        of_room = [outcome for outcome in outcomes if outcome.target == room]
+        if of_room == outcomes and of_room and of_room[0].error:
+            raise of_room[0].error
         page = self.recorder.store.room(room, after, to_merge=is_asked)
-        entries: list[tuple[Target | Room, Result]] = [
-            (record.target, results.get(record.target) or Answer(record).document())
-            for record in page.entries
-            if record.observations and (with_absent or record.state.present.value is not False)
-        ]
+        found = {record.target.user_id: _unasked(record) for record in page.entries if record.observations}
+        for outcome in outcomes:
+            # A user without a record was asked about all the same: the write failed.
+            if isinstance(outcome.target, Target) and outcome.target.user_id <= (page.next_key or "~"):
+                found[outcome.target.user_id] = outcome
+        shown = [found[user_id] for user_id in sorted(found) if with_absent or not _has_gone(found[user_id])]
         # The last word is about the room itself, if not all of its users could be asked about in time.
-        return Page(entries + ([(room, of_room)] if of_room else []), page.next_key)
+        return Page(shown + of_room, page.next_key)
 
     def recheck(self, target: Target, deadline: float) -> Outcome:
         """The outcome of asking once more about a target whose record is in doubt: for presence only, if need be."""
@@ -191,9 +193,11 @@ class Lookup:
         self, member: Member, observations: Observations, rtc_request_id: str | None, source: Source = "query"
     ) -> Outcome:
         """Record observations; the answer with them, which stands also if the table fails."""
+        recorder, target = self.recorder, member.target
+        asked_id = rtc_request_id if source == "query" else None
         try:
-            merge: Merge | StateUnavailable = self.recorder.observe(
-                member.target,
+            merge = recorder.observe(
+                target,
                 observations,
                 member.before,
                 source="query",
@@ -201,10 +205,10 @@ class Lookup:
                 is_recheck=member.is_recheck,
             )
         except StateUnavailable as error:
-            log_error(error, member.target)
-            merge = error
-        found = merge.after if isinstance(merge, Merge) else StateRecord(member.target, observations)
-        return Outcome(member.target, Answer(found, source, rtc_request_id if source == "query" else None), merge)
+            log_error(error, target)
+            before = recorder.store.newest(target, member.before)
+            return Outcome(target, Answer(before.merged(observations, 0).after, source, asked_id), error)
+        return Outcome(target, Answer(merge.after, source, asked_id), merge)
 
     def _is_fresh(self, found: StateRecord, max_age_seconds: int) -> bool:
         """Whether all four media of a record are known as of so long ago or later; 0: nothing is."""
@@ -236,6 +240,13 @@ def withdrawn() -> None:
     """Say that GetUserStreamState is withdrawn, and that presence calls take its place."""
     record("RtcActionRetired")
     logger.warning("Volcengine has withdrawn GetUserStreamState: presence calls take its place.")
+
+
+def _has_gone(outcome: Outcome) -> bool:
+    """Whether the user of an outcome is not in the room."""
+    if isinstance(outcome.answer, Answer):
+        return outcome.answer.record.state.present.value is False
+    return isinstance(outcome.answer, TargetNotFound)
 
 
 def _unasked(found: StateRecord) -> Outcome:

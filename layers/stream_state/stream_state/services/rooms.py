@@ -9,6 +9,7 @@ from itertools import batched
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import entries_of
+from stream_state.adapters.vendor_errors import concerns_action
 from stream_state.adapters.volcengine import MAX_USERS, VolcengineClient
 from stream_state.domain.documents import Outcome
 from stream_state.domain.merging import StateRecord
@@ -67,6 +68,8 @@ class Rooms:
     query: str
     wait_seconds: float
     most: float = math.inf
+    # By whether the call is about a whole room: the error that every such call would meet.
+    _refusals: dict[bool, StreamStateError] = field(default_factory=dict, init=False)
 
     def steps(self, targets: Iterable[Target | Room]) -> Iterator[Step]:
         """The users in the targets; after all users of a room the room; an outcome where a call failed; None to wait.
@@ -89,11 +92,16 @@ class Rooms:
     def _ask(self, group: _Group) -> tuple[_Group, _Said]:
         room, user_ids = group.room or group.users[0].room, [target.user_id for target in group.users]
         wait: dict[str, float] = {"max_wait_seconds": self.wait_seconds}
+        is_whole = group.is_whole or len(user_ids) > MAX_USERS
+        if refusal := self._refusals.get(is_whole):
+            return group, refusal
         try:
-            if group.is_whole or len(user_ids) > MAX_USERS:
+            if is_whole:
                 return group, self.rtc.online_users(room, self.deadline, **wait)
             return group, self.rtc.users_property(room, user_ids, self.deadline, **wait)
         except StreamStateError as error:
+            if concerns_action(error):
+                self._refusals[is_whole] = error
             return group, error
 
     def _members(self, group: _Group, said: _Said) -> Iterator[Step]:
@@ -121,24 +129,21 @@ class Rooms:
         if whole and presence is said:
             yield from self._of_room(whole, presence, {target.user_id for target in group.users})
 
-    def _of_room(self, room: Room, presence: Presence, done: Collection[str]) -> Iterator[Step]:
-        """All users of a room but those who are done: those with a record, then those whom the answer names besides."""
-        unknown = {user_id: said for user_id, said in presence.users.items() if user_id not in done}
+    def _of_room(self, room: Room, presence: Presence, named: Collection[str]) -> Iterator[Step]:
+        """All users of a room but those named beside it: those with a record, then others whom the answer names."""
+        unknown = {user_id: said for user_id, said in presence.users.items() if user_id not in named}
+        end: Room | Outcome = room
         try:
             for record in entries_of(partial(self.store.room, room, to_merge=True)):
                 user_id = record.target.user_id
                 unknown.pop(user_id, None)
-                if user_id not in done and _is_of_interest(record, said := presence.of(user_id)):
+                if user_id not in named and _is_of_interest(record, said := presence.of(user_id)):
                     yield Member(record.target, record, said, presence.rtc_request_id, room)
         except StateUnavailable as error:
-            if self.query == "off":
-                yield Outcome(room, error, error)
-                return
-            # As above.
-            log_error(error)
+            end = Outcome(room, error, error)
         for user_id, said in unknown.items():
             yield Member(Target(room.app_id, room.room_id, user_id), None, said, presence.rtc_request_id, room)
-        yield room
+        yield end
 
 
 def _is_of_interest(record: StateRecord, said: Observations) -> bool:

@@ -107,7 +107,7 @@ class Sweep:
         """What comes of the targets; if the action is withdrawn, presence calls go on with those that are not done."""
         is_withdrawn = False
         for came in self.lookup.each(targets(), deadline):
-            if isinstance(came, Outcome) and isinstance(came.answer, RtcActionRetired):
+            if isinstance(came, Outcome) and isinstance(error_of_all(came), RtcActionRetired):
                 is_withdrawn = self.lookup.query == "on"
             if came is None or not is_withdrawn:
                 yield came
@@ -133,8 +133,9 @@ class _Given:
 
     def accepts(self, outcome: Outcome) -> bool:
         """Whether an outcome is an answer, or a failure that nothing else can answer."""
-        self.missing = error_of_all(outcome) or self.missing
-        if outcome.is_asked and not isinstance(outcome.answer, RtcActionRetired):
+        error = error_of_all(outcome)
+        self.missing = error or self.missing
+        if outcome.is_asked and not isinstance(error, RtcActionRetired):
             return True
         self.waiting[outcome.room or outcome.target] = outcome.error
         return False

@@ -29,6 +29,7 @@ class WatchPass:
         self._cursor: str | None = None
         self._kept_at = clock.monotonic()
         self._done_since_kept = 0
+        self._rest: Iterator[Watch] = iter(())
         self._order: deque[Watch] = deque()
         self._under_way: dict[Target | Room, Watch] = {}
         # How many targets the pass has, once the last of them has come, and how many had their turn.
@@ -41,31 +42,16 @@ class WatchPass:
         """Take the lease, and with it the cursor; False if another sweep holds it."""
         self._kept_at = self._clock.monotonic()
         taken, self._cursor = self._watch_list.take_lease(self._token)
+        self._rest = self._watches(self._cursor)
         return taken
 
     def targets(self) -> Iterator[Target | Room]:
-        """The targets after the cursor, then those before it; ends early if the lease is lost.
-
-        A second call begins again behind those that are done.
-        """
-        start, seen = self._cursor, 0
-        self._order.clear()
-        self._under_way.clear()
-        try:
-            for first, last in [(start, None), (None, start)] if start else [(None, None)]:
-                for watch in entries_of(partial(self._watch_list.page, last=last), first):
-                    if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
-                        logger.warning("The sweep lost the lease of the watch list, and ends.")
-                        return
-                    seen += 1
-                    self._order.append(watch)
-                    self._under_way[watch.target] = watch
-                    yield watch.target
-        except StateUnavailable as error:
-            # The outcomes of the targets under way come first, under the lease; `end` raises the error.
-            self._error = error
-            return
-        self._size = seen
+        """The targets that are under way, as at a second call, and those that have not begun."""
+        yield from list(self._under_way)
+        for watch in self._rest:
+            self._order.append(watch)
+            self._under_way[watch.target] = watch
+            yield watch.target
 
     def accepts(self, outcome: Outcome) -> bool:
         """Whether the target of an outcome had its turn; notes how old its state was before, and a lost event."""
@@ -112,6 +98,23 @@ class WatchPass:
             record("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
         if self._error:
             raise self._error
+
+    def _watches(self, start: str | None) -> Iterator[Watch]:
+        """The watches after the cursor, then those before it; ends early if the lease is lost."""
+        seen = 0
+        try:
+            for first, last in [(start, None), (None, start)] if start else [(None, None)]:
+                for watch in entries_of(partial(self._watch_list.page, last=last), first):
+                    if self._clock.monotonic() - self._kept_at > LEASE_SECONDS:
+                        logger.warning("The sweep lost the lease of the watch list, and ends.")
+                        return
+                    seen += 1
+                    yield watch
+        except StateUnavailable as error:
+            # The outcomes of the targets under way come first, under the lease; `end` raises the error.
+            self._error = error
+            return
+        self._size = seen
 
     def _keep(self, *, release: bool = False) -> None:
         now = self._clock.monotonic()

@@ -264,6 +264,27 @@ def test_expired_records_and_ends_of_rooms_are_no_rooms(world: World, read: Read
     assert Widget(read({})).rooms == []
 
 
+@pytest.mark.parametrize("event", [{}, {"room": "class-1"}, {"app_id": APP_ID, "room": "class-1"}], ids=str)
+@pytest.mark.parametrize("most", [3, 200])
+def test_users_of_yesterday_hide_nobody(world: World, read: Read, event: dict[str, Any], most: int) -> None:
+    world.dynamodb.client.max_scan_items = most
+    for target in users("class-1", 250):
+        found(world, target)
+    world.clock.sleep(90_000)
+    found(world, Target(APP_ID, "class-1", "zoe"), Medium.AUDIO)
+
+    shown = [user for page in pages(read, event) for user in page.cells]
+
+    assert shown == [("class-1", "zoe")]
+
+
+@pytest.mark.parametrize("event", [{"room": "class-1#"}, {"app_id": APP_ID, "room": "class-1#"}], ids=str)
+def test_a_name_that_no_room_can_have_finds_nothing(world: World, read: Read, event: object) -> None:
+    world.store.end_room(Room(APP_ID, "class-1"), Mark(world.clock.now_ms(), world.clock.now_ms()))
+
+    assert Widget(read(event)).rooms == []
+
+
 def test_what_a_page_reads_is_bounded(world: World, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board_module, "MAX_WATCHES", 300)
     crowds = [target for number in range(20) for target in users(f"hall-{number}", 60)]
@@ -359,9 +380,9 @@ def test_describe_answers_the_documentation_and_reads_nothing(
     [
         *(None, [], "text", 7, True, [{}], {"describe": False}, {"describe": "true"}, {"describe": 1}),
         *samples("api", "callback", "task").values(),
-        *({"room": None}, {"room": 7}, {"room": ["class-1"]}, {"room": "x" * 301}, {"room": "\ud800"}),
+        *({"room": None}, {"room": 7}, {"room": ["class-1"]}, {"room": "\U0001f600" * 126}, {"room": "\ud800"}),
         *({"app_id": None, "room": "class-1"}, {"app_id": {}}, {"rooms": "class-1"}, {"user_id": "teacher"}),
-        *({"after": 7}, {"after": "here"}, {"after": "x" * 301}, {"after": "Watched#a#b"}, {"after": None}),
+        *({"after": 7}, {"after": "here"}, {"after": "x" * 501}, {"after": "Watched#a#b"}, {"after": None}),
         *({"widgetContext": None}, {"widgetContext": "x"}, {"widgetContext": {"forms": []}}),
         *({"widgetContext": {"forms": {"all": None}}}, {"widgetContext": {"forms": {"all": {"room": 7}}}}),
     ],

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_state.domain.targets import Target
-from stream_state.errors import CredentialsUnavailable, DeliveryFailed, InvalidRequest, StateUnavailable, TargetNotFound
+from stream_state.errors import (
+    CredentialsUnavailable,
+    DeliveryFailed,
+    InvalidRequest,
+    RtcActionRetired,
+    StateUnavailable,
+    TargetNotFound,
+)
 from stream_state.errors import StreamStateError as Failure
 from tests.unit import callback_world as sent
 from tests.unit.callback_world import AUDIO, JOIN, KEY, LEAVE, ROOM_END, TEACHER, VIDEO, VIDEO_STOP, Receiver, signed
@@ -405,6 +412,27 @@ def test_the_end_of_a_room_holds_after_writes_that_failed_midway_and_for_expired
     assert [world.values(Target(APP_ID, "class-1", user)) for user in ("teacher", "late")] == [GONE, GONE]
 
 
+@pytest.mark.parametrize("hours", [2, 25])
+def test_a_room_that_ends_again_and_again_forgets_who_was_there_a_day_ago(
+    receiver: Receiver, world: World, hours: int
+) -> None:
+    written, messages = list[int](), list[int]()
+    for number in range(30):
+        receiver.send(JOIN, 60_000, user_id=f"user-{number}")
+        receiver.send(LEAVE, user_id=f"user-{number}", Reason="userLeave")
+        world.queue.take()
+        before = world.dynamodb.count("put_item")
+        world.clock.seconds += 60
+        receiver.send(ROOM_END)
+        written.append(world.dynamodb.count("put_item") - before)
+        messages.append(len(world.queue.take()))
+        # DynamoDB deletes nothing in this time.
+        world.clock.seconds += hours * 3600
+
+    assert max(written) <= 24 / hours + 1
+    assert set(messages) == {0}
+
+
 def test_the_end_of_a_large_room_goes_on_with_the_next_try(receiver: Receiver, world: World) -> None:
     # Given a room whose end takes longer than there is time for
     users = fill(receiver, 45)
@@ -478,11 +506,54 @@ def test_a_recheck_that_fails_comes_again_a_bounded_number_of_times(
     for _ in range(7):
         receiver.recheck_all()
     assert len(world.rtc.calls) == tries
-    # And nothing of it is left on the list, however long one waits.
-    for _ in range(2):
-        world.clock.seconds += 3600
-        receiver.send(AUDIO, user_id="guest")
+    # And the next drain asks again if that may help, also after a long hold of all calls; else nothing is left of it.
+    world.clock.seconds += 3600
+    receiver.send(AUDIO, user_id="guest")
+    assert world.retry_queue.rechecks == ([(TEACHER, 0)] if retryable else [])
+    world.rtc.say(TEACHER, media())
+    receiver.recheck_all()
+    assert video(world) is (False if retryable else None)
+    world.clock.seconds += 3600
+    receiver.send(AUDIO, user_id="guest")
     assert (world.retry_queue.rechecks, world.store.undelivered(10).entries) == ([], [])
+
+
+@pytest.mark.parametrize("query", ["on", "presence"])
+def test_a_user_who_left_soon_after_a_presence_call_is_rechecked_once(clock: Clock, query: str) -> None:
+    # Given a vendor that answers four zeros about a user who has left
+    world = World(clock, query=query)
+    receiver = Receiver(world)
+    receiver.send(JOIN, 600_000)
+    world.rtc.rooms[TEACHER.room] = {"teacher"}
+    world.lookup.room(TEACHER.room, None, world.in_seconds(20), is_refreshed=True, with_absent=False)
+    world.rtc.rooms[TEACHER.room] = set()
+    # When the user leaves two seconds after the room was looked up
+    clock.seconds += 2
+    receiver.send(LEAVE, Reason="userLeave")
+    world.rtc.calls.clear()
+    for _ in range(10):
+        receiver.recheck_all()
+    # Then the vendor is asked once more, and not forever
+    assert len(world.rtc.calls) == (1 if query == "on" else 0)
+    assert (world.values(TEACHER) or {})["video"] is False
+    assert len(world.rtc.presence_calls) <= 2
+
+
+def test_a_doubt_that_presence_cannot_settle_is_rechecked_a_few_times(receiver: Receiver, world: World) -> None:
+    # Given a stream that a query saw soon after the leave, and a vendor that then withdraws the action
+    for kind in (JOIN, VIDEO):
+        receiver.send(kind, 600_000)
+    receiver.send(LEAVE, Reason="userLeave")
+    world.clock.seconds += 3
+    world.rtc.say(TEACHER, media("video"), RtcActionRetired("Gone."))
+    world.lookup.one(TEACHER, world.in_seconds(20))
+    world.rtc.rooms[TEACHER.room] = {"teacher"}
+
+    for _ in range(10):
+        receiver.recheck_all()
+
+    assert len(world.rtc.calls) <= 3
+    assert (world.values(TEACHER) or {})["present"] is True
 
 
 @pytest.mark.parametrize("sqs_was_down", [True, False])

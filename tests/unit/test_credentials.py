@@ -256,6 +256,31 @@ def test_rejected_keys_do_not_serve_on(
         secret.keys_after_rejection(rejected, clock.monotonic())
 
 
+def test_earlier_keys_serve_on_while_the_read_for_a_rejection_fails(make_secret: MakeSecret) -> None:
+    class Interrupted(Clock):
+        """A clock at whose next reading another thread has its turn."""
+
+        interrupt: Callable[[], object] | None = None
+
+        def monotonic(self) -> float:
+            now, interrupt, self.interrupt = super().monotonic(), self.interrupt, None
+            if interrupt:
+                interrupt()
+            return now
+
+    def reject() -> None:
+        with pytest.raises(CredentialsUnavailable):
+            secret.keys_after_rejection(OLD_KEYS, signed_at=1e9)
+
+    clock = Interrupted()
+    secret, client = make_secret(OLD, DOWN, DOWN, clock=clock)
+    secret.keys()
+    clock.seconds += 301
+    clock.interrupt = reject
+
+    assert (secret.keys(), client.reads) == (OLD_KEYS, 2)
+
+
 class CountingClock(Clock):
     """A clock that knows how often it was read, which each thread that wants keys does first."""
 

@@ -38,9 +38,10 @@ def wait_for(
     publishing: bool = True,
     wait_id: str = "execution-1",
     seconds: float = 600,
+    interval: int = 60,
 ) -> Wait:
     """A wait with a token of its own."""
-    condition = WaitCondition(Medium(medium) if medium else None, publishing, world.clock.now() + seconds, 60)
+    condition = WaitCondition(Medium(medium) if medium else None, publishing, world.clock.now() + seconds, interval)
     return Wait(wait_id, f"token-{next(_numbers)}", condition)
 
 
@@ -403,6 +404,19 @@ def test_what_was_observed_long_ago_ends_no_wait(world: World, publishing: objec
 
     # Then nobody has seen what the workflow waits for
     assert answered(world) == []
+
+
+@pytest.mark.parametrize(("interval", "ago"), [(1, 3), (2, 4.9), (60, 4)])
+def test_a_state_that_an_event_holds_up_within_the_skew_ends_a_wait_at_once(
+    world: World, interval: int, ago: float
+) -> None:
+    # Given an event of some seconds ago, for which the vendor's answer stands back, however short the interval is
+    observe(world, event("video.start", world.clock.now_ms()))
+    world.clock.seconds += ago
+
+    begin(world, interval=interval)
+
+    assert len(answered(world)) == 1
 
 
 def test_all_media_must_have_been_observed_off(world: World) -> None:

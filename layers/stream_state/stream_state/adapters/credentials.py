@@ -58,10 +58,10 @@ class CachedSecret[T]:
         with self._lock:
             if self._keys is not None and self.clock.monotonic() < self._stale_at:
                 return self._keys
-            if self._failure and self._read_at >= asked_at:
-                # Another thread's read failed while this thread waited for it.
-                raise self._failure
             try:
+                if self._failure and self._read_at >= asked_at:
+                    # Another thread's read failed while this thread waited for it.
+                    raise self._failure
                 return self._read()
             except StreamStateError as error:
                 if self._keys is None:

@@ -33,8 +33,6 @@ DELIVERY_SECONDS = 10
 # A recheck that is overdue by so much was lost, and is asked for again.
 RECHECK_LATE_SECONDS = 60
 MOST_KEPT = 1000
-# Sorts after every user id: a scan that begins there leaves out the rest of a room.
-_AFTER_ALL_USERS = "~"
 
 
 @dataclass(eq=False)
@@ -171,25 +169,32 @@ class StateStore:
     ) -> Page[StateRecord]:
         """A page of the records of a room's users, in the order of their ids; with `to_merge` as `read`."""
         page = self.table.query(record_items.partition(room), after, consistent=to_merge, most=most)
-        records = [self._record(target_of(item), item) for item in page.entries]
+        # The room `class-1#`, which the board can be asked for, holds the end of the room `class-1`.
+        records = [self._record(target_of(item), item) for item in page.entries if "user_id" in item]
         return Page([record for record in records if to_merge or record.observations], page.next_key)
 
     def rooms(self, after: str) -> Page[Room]:
         """A page of rooms with a record that has not expired, in the table's own order.
 
-        The page begins after the partition key `after`. It can be empty before the end of the list.
+        The page begins after the place `after`, a partition key and a sort key. It can be empty before the end of the
+        list.
         """
+        pk, _, sk = after.rpartition("/")
         answer = self.table.call(
             "scan",
             Limit=PAGE_ITEMS,
             FilterExpression="begins_with(pk, :state) AND attribute_exists(user_id) AND expires_at > :now",
             ProjectionExpression="app_id, room_id",
             ExpressionAttributeValues=attributes({":state": "state#", ":now": int(self.table.clock.now())}),
-            **({"ExclusiveStartKey": key_of(after, _AFTER_ALL_USERS)} if after else {}),
+            **({"ExclusiveStartKey": key_of(pk, sk)} if after else {}),
         )
         found = dict.fromkeys(Room(item["app_id"]["S"], item["room_id"]["S"]) for item in answer["Items"])
         end = answer.get("LastEvaluatedKey")
-        return Page(list(found), end["pk"]["S"] if end else None)
+        if end is None:
+            return Page(list(found), None)
+        # The rest of a room that was found is left out; of another the users who are there may be still to come.
+        room = record_items.target_of_key(end).room
+        return Page(list(found), place_after(room) if room in found else f"{end['pk']['S']}/{end['sk']['S']}")
 
     def _merge(
         self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False
@@ -204,23 +209,33 @@ class StateStore:
                 return record
             recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
-            needs_recheck = merge.needs_recheck or (is_recheck and merge.after.state.is_contradicted)
+            is_too_soon = is_recheck and merge.after.is_asked_too_soon
+            needs_recheck = merge.needs_recheck or (is_too_soon and merge.after.state.is_contradicted)
             if needs_recheck and self.recheck_after_ms and not recheck_at_ms:
                 recheck_at_ms = now_ms + self.recheck_after_ms
             deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
-            return replace(merge.after, recheck_at_ms=recheck_at_ms, deliver_after_ms=deliver_after_ms, expires_at=0)
+            # The end of a room has an item of its own, and prolongs no record of a user who had gone already.
+            is_prolonged = observations.keys() != {"end"} or merge.after.state.values != record.state.values
+            return replace(
+                merge.after,
+                recheck_at_ms=recheck_at_ms,
+                deliver_after_ms=deliver_after_ms,
+                expires_at=0 if is_prolonged else record.expires_at,
+            )
 
         return self._write(first, merged)
 
     def _write(self, record: StateRecord, change: Callable[[StateRecord], StateRecord]) -> Merge:
         """Change and write, again with the stored record each time that others have written meanwhile.
 
-        Nothing is written if `change` gives back the record that it got.
+        Nothing is written if `change` gives back the record that it got: others have written all of it, or this write
+        itself, whose answer was lost.
         """
+        first = record
         for tries in range(MAX_TRIES):
             changed = change(record)
             if changed is record:
-                return Merge(record, record)
+                return Merge(first, record)
             try:
                 return Merge(record, self._put(changed))
             except ConditionFailed as failed:
@@ -268,3 +283,8 @@ class StateStore:
 
     def _expires_at(self) -> int:
         return int(self.table.clock.now()) + STATE_LIFE_SECONDS
+
+
+def place_after(room: Room) -> str:
+    """The place after all users of a room in the list of rooms: no user id sorts after the tilde."""
+    return f"{record_items.partition(room)}/~"

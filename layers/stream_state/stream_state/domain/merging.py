@@ -58,6 +58,12 @@ class StateRecord:
         return max((mark.at_ms for kind, mark in self.observations.items() if not is_of_query(kind)), default=0)
 
     @property
+    def is_asked_too_soon(self) -> bool:
+        """Whether the vendor was last asked within the skew of an event, so that its answer may not settle a doubt."""
+        seen = [mark.seen_ms for kind, mark in self.observations.items() if not is_of_query(kind)]
+        return self.asked_at_ms - max(seen, default=0) <= self.skew_ms
+
+    @property
     def asked_at_ms(self) -> int:
         """When the vendor was last asked; 0 if never."""
         return max((mark.at_ms for kind, mark in self.observations.items() if is_of_query(kind)), default=0)

@@ -10,8 +10,8 @@ from stream_state.domain.waits import Wait, WaitCondition
 
 MAX_TARGETS = 100
 MAX_SWEEP_TARGETS = 5_000
-# Room for the longest place on the board: its kind, an AppId and a RoomId.
-MAX_TEXT_LENGTH = 300
+# Room for the longest place on the board: its kind and three ids. DynamoDB takes twice as much of a key.
+MAX_TEXT_BYTES = 500
 _TARGET_FIELDS = frozenset({"app_id", "room_id", "user_id"})
 
 
@@ -119,8 +119,9 @@ def _object(value: object, where: str) -> Mapping[str, Any]:
 
 def _short_text(value: object, where: str) -> str:
     # The table takes no half of a surrogate pair, which JSON can hold.
-    if not isinstance(value, str) or len(value) > MAX_TEXT_LENGTH or value != value.encode(errors="ignore").decode():
-        raise invalid(where, f"must be Unicode text of at most {MAX_TEXT_LENGTH} characters")
+    encoded = value.encode(errors="ignore") if isinstance(value, str) else b""
+    if encoded.decode() != value or len(encoded) > MAX_TEXT_BYTES:
+        raise invalid(where, f"must be Unicode text of at most {MAX_TEXT_BYTES} bytes")
     return value
 
 

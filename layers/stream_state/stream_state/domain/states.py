@@ -136,12 +136,8 @@ class _User:
 
     def medium(self, medium: Medium) -> tuple[Value, bool]:
         """The value of a medium by events and queries, and whether the two disagree within the skew."""
-        event, query, offline, skew_ms = (
-            self._by_events(medium),
-            self._mark(f"{medium}.query"),
-            self._offline,
-            self._skew_ms,
-        )
+        event, query = self._by_events(medium), self._mark(f"{medium}.query")
+        offline, skew_ms = self._offline, self._skew_ms
         gone = self._absent if self._absent.at_ms > self._there.at_ms else _NEVER
         if query.at_ms < offline.at_ms:
             query = _NEVER
@@ -186,12 +182,11 @@ class _User:
         if self._online.at_ms - event.seen_ms > skew_ms:
             return Value(value=True, at_ms=self._online.at_ms), False
         if event.value is False:
-            is_found = self._found.at_ms - event.seen_ms > skew_ms
+            if self._found.at_ms - event.seen_ms > skew_ms:
+                return Value(), False
             # A query that saw a stream perhaps saw that of a newer connection than the one that ended.
-            there = self._online if is_found else _latest(self._online, self._mark("streaming"))
-            if there.at_ms >= event.unsure_from_ms:
-                return Value(None, event.seen_ms), True
-            return Value() if is_found else event.as_value, False
+            is_unsure = _latest(self._online, self._mark("streaming")).at_ms >= event.unsure_from_ms
+            return Value(None, event.seen_ms) if is_unsure else event.as_value, is_unsure
         # A query so soon after an end in doubt settles nothing.
         is_too_soon = event.in_doubt and 0 <= self._there.at_ms - event.seen_ms <= skew_ms
         return event.as_value, is_too_soon

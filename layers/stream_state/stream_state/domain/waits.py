@@ -1,5 +1,6 @@
 """What workflows wait for: a medium on or off, before a deadline."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -53,18 +54,14 @@ class WaitCondition:
             raise invalid("until.started_at", "must be an ISO 8601 time with its zone, as Step Functions gives it")
         return cls(Medium(medium) if medium else None, publishing, started.timestamp() + seconds, interval)
 
-    def holds(self, state: State) -> bool:
-        """Whether the state fulfils the condition; an unknown value does not."""
+    def holds(self, state: State, oldest_ms: float = -math.inf) -> bool:
+        """Whether the state fulfils the condition by what was observed at that time or later; unknown does not."""
         value = state.values[self.medium] if self.medium else state.publishing
-        return value is self.publishing
-
-    def holds_since(self, state: State, oldest_ms: float) -> bool:
-        """Whether the state fulfils the condition by what was observed at that time or later."""
         times = [value.at_ms or 0 for medium, value in state.media.items() if self.medium in (None, medium)]
         # One medium that is on is enough, but all four must be off.
         on = [value.at_ms or 0 for value in state.media.values() if value.value]
         observed_at_ms = max(on, default=0) if self.publishing and self.medium is None else min(times)
-        return self.holds(state) and observed_at_ms >= oldest_ms
+        return value is self.publishing and observed_at_ms >= oldest_ms
 
     def timeout(self) -> StreamStateTimeout:
         """The error of a wait that is past its deadline."""
@@ -91,10 +88,6 @@ class Wait:
             raise invalid("wait", "must hold until with interval_seconds, for one target")
         token, wait_id = _text(fields, "token", MAX_TOKEN_BYTES), _text(fields, "wait_id", MAX_ID_BYTES)
         return cls(wait_id, token, condition)
-
-    def is_over(self, state: State) -> bool:
-        """Whether the state, as far as it counts, fulfils the condition."""
-        return self.condition.holds_since(state, self.since_ms)
 
 
 def _text(fields: Mapping[str, Any], name: str, most: int) -> str:

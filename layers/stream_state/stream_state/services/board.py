@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from stream_state.adapters.rate_limiter import reserved_until
-from stream_state.adapters.state_store import StateStore
+from stream_state.adapters.state_store import StateStore, place_after
 from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import WatchList
 from stream_state.domain.board import Board, Limit, RoomTable, Row
@@ -17,8 +17,8 @@ from stream_state.settings import Settings
 
 # A page of this size has less than 1 MB of HTML; Lambda returns at most 6 MB.
 ROOMS_OF_PAGE, USERS_OF_ROOM = 50, 20
-# Bounds on what a page reads, watches and scans of 200 items: a refresh must stay cheap.
-MAX_WATCHES, MAX_SCANS = 2_000, 20
+# Bounds on what a page reads, watches, scans of 200 items and pages of expired users: a refresh must stay cheap.
+MAX_WATCHES, MAX_SCANS, MAX_EXPIRED_PAGES = 2_000, 20, 5
 CONCURRENCY = 8
 
 # The watched users of each room, and the room itself if it is watched as a whole.
@@ -37,7 +37,7 @@ def read_page(request: BoardRequest, store: StateStore, settings: Settings) -> B
     reserved, hold = reserved_until(store.table)
     return Board(
         now_ms=int(now * 1000),
-        rooms=[room for room in found if room.rows],
+        rooms=[room for room in found if room.rows or room.has_more],
         next_after=next_after,
         limit=Limit(settings.rtc_qps, settings.rtc_burst, reserved - now, hold - now),
         has_more_watches=has_more_watches,
@@ -76,7 +76,7 @@ def _keys(
                 if len(found) == ROOMS_OF_PAGE:
                     return found, f"known#{last}"
                 found.append(room)
-            last = f"state#{room.app_id}#{room.room_id}"
+            last = place_after(room)
         if page.next_key is None:
             return found, None
         last = page.next_key
@@ -88,6 +88,11 @@ def _room(room: Room, watched: set[Target | Room], request: BoardRequest, store:
     is_alone = bool(request.app_id)
     after = request.after if is_alone else None
     page = store.room(room, after or None, most=PAGE_ITEMS if is_alone else USERS_OF_ROOM)
+    for _ in range(MAX_EXPIRED_PAGES):
+        # Users of yesterday, whom DynamoDB has not deleted yet, hide nobody.
+        if page.entries or page.next_key is None:
+            break
+        page = store.room(room, page.next_key)
     records = {record.target: record for record in page.entries}
     missing = sorted(target for target in watched - records.keys() if isinstance(target, Target))
     if page.next_key is None and not after:

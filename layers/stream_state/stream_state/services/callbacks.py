@@ -129,7 +129,8 @@ class Callbacks:
             log_error(outcome.merge, target)
             if outcome.merge.retryable and tries + 1 < MAX_RECHECKS:
                 retry_queue.recheck(target, tries + 1)
-            else:
+            elif not outcome.merge.retryable:
+                # Else the record stays on the list, and is rechecked when that is drained.
                 for state_record in self.recorder.store.read([target]).values():
                     self.recorder.store.set_recheck(state_record, 0)
         self.delivery.drain(deadline)
@@ -140,6 +141,7 @@ class Callbacks:
         not_yet_off = (
             state_record.target
             for state_record in entries_of(partial(self.recorder.store.room, room, to_merge=True))
+            if state_record.observations
             if state_record.is_undelivered or not state_record.merged(event.observations, 0).is_repeat
         )
         for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):

@@ -90,7 +90,8 @@ class Recorder:
         deadline = self.clock.monotonic() + WAKING_SECONDS
 
         def wake(wait: Wait) -> bool:
-            return wait.is_over(record.state) and self.clock.monotonic() < deadline and self.answer(wait, answer)
+            is_over = wait.condition.holds(record.state, wait.since_ms)
+            return is_over and self.clock.monotonic() < deadline and self.answer(wait, answer)
 
         try:
             with ThreadPoolExecutor(WAKING_THREADS) as pool:

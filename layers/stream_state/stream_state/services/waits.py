@@ -57,12 +57,13 @@ class Waits:
             raise wait.condition.timeout()
         if lookup.query == "on":
             # The last round's answer and what was observed since count, also if this round cannot ask.
-            wait = replace(wait, since_ms=now_ms - 2 * seconds * 1000)
+            # Within the skew an event stands for what the vendor answers later.
+            wait = replace(wait, since_ms=now_ms - max(2 * seconds * 1000, lookup.recorder.store.skew_ms))
         # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
         # observer reads the mark and finds the wait.
         lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
         found = lookup.recorder.store.set_waits(target)
-        if wait.is_over(found.state):
+        if wait.condition.holds(found.state, wait.since_ms):
             lookup.recorder.answer(wait, Answer(found))
             return
         if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):

@@ -165,7 +165,10 @@ class NothingKept:
 class Vendor:
     """A client of the vendor that knows an answer for everyone."""
 
+    calls_made = 0
+
     def stream_state(self, target: Target, *_: Any, **__: Any) -> QueryResult:
+        self.calls_made += 1
         return QueryResult(dict.fromkeys(Medium, False), int(time.time() * 1000), None)
 
 

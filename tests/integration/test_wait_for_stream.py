@@ -207,7 +207,7 @@ def test_a_condition_that_holds_at_once_takes_one_round(
     assert event["wait"]["until"].pop("started_at")[:10] == time.strftime("%Y-%m-%d", time.gmtime())
     assert event["wait"] == {**IDS, **more, "until": until}
     assert event["wait_id"] == ended.executionArn
-    assert event.keys() == {"wait", "wait_id", "token"}
+    assert event.keys() == {"wait", "wait_id", "token", "input"}
 
 
 def test_a_host_who_has_not_joined_is_waited_for(stack: Stack, machine: Machine, task: Task) -> None:
@@ -323,6 +323,7 @@ def test_any_other_error_fails_the_wait_at_once_by_its_name(machine: Machine, na
         *({**IDS, name: value} for name in ("interval_seconds", "timeout_seconds") for value in NO_SECONDS),
         *({**IDS, "interval_seconds": 3601}, {**IDS, "timeout_seconds": 31_536_001}),
         {**IDS, "interval_seconds": 2, "timeout_seconds": 2 * MAX_INTERVALS + 1},
+        *({**IDS, name: "video"} for name in ("meduim", "Medium", "until", "wait")),
     ],
     ids=json.dumps,
 )

@@ -89,7 +89,7 @@ class Instance:
 
     def __init__(self, world: Any) -> None:
         self._world = world
-        self.is_dead = False
+        self.is_dead, self.calls_made = False, 0
         # The words that count once they are stored.
         self.said: Sequence[Said] = ()
         here: Any = self

@@ -390,6 +390,11 @@ class MemoryRtc(MemoryPresence):
         self.seconds_per_call = 0.0
         self._lock = threading.Lock()
 
+    @property
+    def calls_made(self) -> int:
+        """See `VolcengineClient`."""
+        return len(self.calls) + len(self.presence_calls)
+
     def say(self, target: Target, *answers: Answer) -> None:
         """Answers for a target, in their order."""
         self.scripts[target] = deque(answers)

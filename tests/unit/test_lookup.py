@@ -382,7 +382,9 @@ def test_only_a_target_without_a_record_is_an_error(world: World, missing: type[
     world.clock.seconds += STATE_LIFE_SECONDS
     with pytest.raises(missing):
         ask(world, ON)
+    # A table that fails is the error of each target, not of the whole request.
     fails(world, "batch_get_item")
+    assert [type(outcome.answer) for outcome in some(world, ON, OFF)] == [errors.StateUnavailable] * 2
     with pytest.raises(errors.StateUnavailable):
         ask(world, ON)
 

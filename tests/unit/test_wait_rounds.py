@@ -597,6 +597,8 @@ def test_an_execution_may_have_a_name_in_any_script(world: World, wait_id: str) 
         ({"wait": {**IDS, "until": {**UNTIL, "interval_seconds": True}}}, "until.interval_seconds"),
         ({"wait": {"targets": [IDS]}}, "wait"),
         ({"max_age": 5}, "the event"),
+        ({"input": {**IDS, "meduim": "video"}}, "the input has a field .'meduim'."),
+        ({"input": []}, "the input"),
     ],
 )
 def test_a_round_that_breaks_a_rule_is_refused(more: dict[str, Any], complaint: str) -> None:

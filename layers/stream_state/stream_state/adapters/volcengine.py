@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Self
 from urllib.parse import quote
 
@@ -26,7 +27,14 @@ from stream_state.adapters.vendor_presence import read_online_users, read_users_
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.observations import Presence, QueryResult, offline
 from stream_state.domain.targets import Room, Target
-from stream_state.errors import CredentialsUnavailable, RtcProtocolError, RtcThrottled, StreamStateError, TargetNotFound
+from stream_state.errors import (
+    CredentialsUnavailable,
+    QuotaExceeded,
+    RtcProtocolError,
+    RtcThrottled,
+    StreamStateError,
+    TargetNotFound,
+)
 from stream_state.observability import logger, record
 from stream_state.settings import Settings
 
@@ -60,6 +68,8 @@ class VolcengineClient:
     limiter_of: Callable[[str], RateLimiter]
     adapter: BaseAdapter = field(default_factory=OneOriginAdapter)
     clock: Clock = CLOCK
+    calls_made: int = field(default=0, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     @classmethod
     def from_settings(cls, settings: Settings, function: Function) -> Self:
@@ -121,11 +131,23 @@ class VolcengineClient:
         with _errors_counted():
             keys = self.keys.keys()
         may_renew_keys = True
+        throttled: RtcThrottled | None = None
         tries = 0
         while True:
             tries += 1
             asked_at = self.clock.monotonic()
-            limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
+            try:
+                limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
+            except QuotaExceeded as error:
+                if throttled is None:
+                    raise
+                # The hold that the vendor's throttle set keeps the slots.
+                raise RtcThrottled(
+                    throttled.detail,
+                    retry_after_seconds=error.retry_after_seconds,
+                    rtc_code=throttled.rtc_code,
+                    rtc_request_id=throttled.rtc_request_id,
+                ) from None
             signed_at = self.clock.monotonic()
             max_wait_seconds -= signed_at - asked_at
             before_call()
@@ -141,6 +163,7 @@ class VolcengineClient:
                     logger.info("Volcengine rejected the signing keys; the next try signs with those of the secret.")
                     continue
                 if isinstance(error, RtcThrottled):
+                    throttled = error
                     limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
                 # Full jitter, and at least what the vendor asks for.
                 pause = max(self.clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
@@ -162,6 +185,8 @@ class VolcengineClient:
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
         record("RtcCalls")
+        with self._lock:
+            self.calls_made += 1
         sent_at_ms = self.clock.now_ms()
         timeouts = self.settings.rtc_connect_timeout, self.settings.rtc_read_timeout
         try:

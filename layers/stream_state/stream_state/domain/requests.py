@@ -13,6 +13,11 @@ MAX_SWEEP_TARGETS = 5_000
 # Room for the longest place on the board: its kind and three ids. DynamoDB takes twice as much of a key.
 MAX_TEXT_BYTES = 500
 _TARGET_FIELDS = frozenset({"app_id", "room_id", "user_id"})
+# Of `WaitForStream`; a workflow that starts an execution of another adds the last one.
+_WAIT_FIELDS = _TARGET_FIELDS | {
+    *("medium", "publishing", "interval_seconds", "timeout_seconds"),
+    "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,9 @@ class TaskRequest:
     def parse(cls, event: object, app_ids: Sequence[str]) -> Self:
         """The request in an event, in its `wait` for a round. Raises `InvalidRequest`."""
         if isinstance(event, Mapping) and "wait" in event:
-            fields = parse_object(event, {"wait", "token", "wait_id"}, "the event")
+            fields = parse_object(event, {"wait", "token", "wait_id", "input"}, "the event")
+            # The state machine passes its input on, so that a field with a wrong name is not left out silently.
+            parse_object(fields.get("input", {}), _WAIT_FIELDS, "the input")
             request = cls._parse(fields["wait"], app_ids)
             return replace(request, wait=Wait.parse(fields, request.condition))
         return cls._parse(event, app_ids)

@@ -23,6 +23,7 @@ from stream_state.errors import (
     CredentialsUnavailable,
     DeliveryFailed,
     InvalidRequest,
+    TargetNotFound,
 )
 from stream_state.observability import log_error, logger, record
 from stream_state.services.delivery import Delivery
@@ -127,10 +128,11 @@ class Callbacks:
                 self.watch_list.joined(target, after.last_event_ms)
         else:
             log_error(outcome.merge, target)
+            # A record whose recheck failed for good stays on the list, and is rechecked when that is drained.
             if outcome.merge.retryable and tries + 1 < MAX_RECHECKS:
                 retry_queue.recheck(target, tries + 1)
-            elif not outcome.merge.retryable:
-                # Else the record stays on the list, and is rechecked when that is drained.
+            elif isinstance(outcome.merge, TargetNotFound):
+                # Queries are off.
                 for state_record in self.recorder.store.read([target]).values():
                     self.recorder.store.set_recheck(state_record, 0)
         self.delivery.drain(deadline)

@@ -142,8 +142,11 @@ class Lookup:
         yield from ask_all(ask, rooms.steps(targets), deadline, self.recorder.clock)
 
     def from_table(self, targets: Sequence[Target], missing: StreamStateError) -> list[Outcome]:
-        """The record of each target without asking; `missing` where there is none. Raises `StateUnavailable`."""
-        records = self.recorder.store.read(targets)
+        """The record of each target without asking; `missing` where there is none."""
+        try:
+            records = self.recorder.store.read(targets)
+        except StateUnavailable as error:
+            return [Outcome(target, error, error) for target in targets]
         if isinstance(missing, RtcActionRetired):
             record("RtcActionRetired")
             if records:

@@ -1,5 +1,6 @@
 """The results of a sweep's targets: counted, sent in batches, and summed up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,13 @@ MAX_WAIT_SECONDS = 1
 
 @dataclass
 class Report:
-    """The results of a sweep's targets so far, sent in batches; the failure of a target `is_given` has a message."""
+    """The results of a sweep's targets so far, sent in batches; the failure of a target `is_given` has a message.
+
+    `calls_made`: how many calls the client of the vendor has made.
+    """
 
     delivery: Delivery
+    calls_made: Callable[[], int]
     deadline: float
     clock: Clock
     emits_all: bool
@@ -37,7 +42,7 @@ class Report:
     _last: float = 0
 
     def __post_init__(self) -> None:
-        self._started = self.clock.monotonic()
+        self._started, self._calls_before = self.clock.monotonic(), self.calls_made()
 
     def add(self, outcome: Outcome) -> None:
         """Count an outcome, and send its message if it has one."""
@@ -77,7 +82,7 @@ class Report:
 
     def summary(self, remaining: int) -> dict[str, Any]:
         """The sweep's return value."""
-        seconds = self._last - self._started
+        seconds, calls = self._last - self._started, self.calls_made() - self._calls_before
         return {
             "targets": self.asked + remaining,
             "delivered": self._delivered,
@@ -86,7 +91,7 @@ class Report:
             "failures": self._failures,
             "remaining": remaining,
             "duration_seconds": round(self.clock.monotonic() - self._started, 3),
-            "calls_per_second": round(self.asked / seconds, 1) if seconds > 0 else 0.0,
+            "calls_per_second": round(calls / seconds, 1) if seconds > 0 else 0.0,
         }
 
     def _add(self, target: Target | Room, message: Answer | dict[str, Any]) -> None:

@@ -43,7 +43,8 @@ class Sweep:
         all messages about given targets, so that the caller of the sweep repeats it.
         """
         clock, is_given = self.lookup.recorder.clock, request.targets is not None
-        report = Report(self.delivery, deadline, clock, request.emits_all, is_given)
+        rtc = self.lookup.rtc
+        report = Report(self.delivery, lambda: rtc.calls_made, deadline, clock, request.emits_all, is_given)
         try:
             if request.targets is None:
                 summary = self._watched(report, calls_deadline)

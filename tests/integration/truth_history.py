@@ -119,11 +119,12 @@ class History:
 
         self.attempt(receive, 30_000, 40)
 
-    def recheck(self, target: Target, tries: int) -> None:
+    def recheck(self, target: Target) -> None:
         """A recheck comes from the retry queue."""
 
         def carry_out(instance: Any) -> None:
-            instance.callbacks.recheck(target, tries, instance.lookup, instance, math.inf)
+            if not instance.callbacks.recheck(target, instance.lookup, math.inf):
+                raise DeliveryFailed("Not done.")
 
         self.found["rechecks"] += 1
         self.attempt(carry_out, 30_000, 40)

@@ -593,7 +593,7 @@ def _ports() -> dict[str, int]:
 
 _KEPT: list[socket.socket] = []
 STATE, WATCH = "/rooms/{room_id}/users/{user_id}/stream-state", "/rooms/{room_id}/users/{user_id}/watch"
-RECHECK = json.dumps({"recheck": {"app_id": APP_ID, **TARGETS[1]}, "tries": 0})
+RECHECK = json.dumps({"recheck": {"app_id": APP_ID, **TARGETS[1]}})
 # Each way in: the kinds of the answers, and the seconds in which they had to come.
 WAYS: dict[str, Callable[[FaultyWorld], tuple[set[str], float]]] = {
     "ask": lambda world: world.http("GET", STATE),

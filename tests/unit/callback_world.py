@@ -95,12 +95,12 @@ class Receiver:
         return self.receive(signed(kind, self.now_ms - ago_ms, **more))
 
     def recheck_all(self) -> None:
-        """Carry out the rechecks that were asked for, six seconds later."""
+        """Carry out the rechecks that were asked for, six seconds later; those that fail stay in the queue."""
         world = self.world
         asked, world.retry_queue.rechecks = world.retry_queue.rechecks, []
         world.clock.seconds += 6
-        for target, tries in asked:
-            self.callbacks.recheck(target, tries, world.lookup, world.retry_queue, world.in_seconds(20))
+        failed = [one for one in asked if not self.callbacks.recheck(one, world.lookup, world.in_seconds(20))]
+        world.retry_queue.rechecks.extend(failed)
 
     @property
     def watches(self) -> dict[str, int]:

@@ -360,7 +360,7 @@ class MemoryRetryQueue:
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, int]] = []
-        self.rechecks: list[tuple[Target, int]] = []
+        self.rechecks: list[Target] = []
         self.is_down = False
 
     def keep(self, text: str, received_at_ms: int) -> None:
@@ -368,10 +368,10 @@ class MemoryRetryQueue:
         self._fail()
         self.kept.append((text, received_at_ms))
 
-    def recheck(self, target: Target, tries: int = 0) -> None:
+    def recheck(self, target: Target) -> None:
         """See `RetryQueue`."""
         self._fail()
-        self.rechecks.append((target, tries))
+        self.rechecks.append(target)
 
     def _fail(self) -> None:
         if self.is_down:

@@ -409,8 +409,10 @@ def test_a_recheck_goes_through_the_queue_and_comes_again_after_a_failure(endpoi
         endpoint.post(endpoint.now(kind, Reason="userLeave"))
         world.clock.seconds += 1
     world.clock.seconds += 5
-    # When the recheck comes
-    assert endpoint.drain() == []
+    # When the recheck comes, and SQS brings it again
+    recheck = endpoint.sqs.waiting[0]
+    assert endpoint.drain() == ["message-0"]
+    assert endpoint.failures(recheck) == []
     # Then the second try settles the doubt
     messages = [(message["media"]["video"], message["source"]) for message in world.queue.messages]
     assert messages == [(True, "callback"), (None, "callback"), (True, "query")]

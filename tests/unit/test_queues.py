@@ -230,15 +230,13 @@ def test_a_recheck_comes_as_a_delayed_message(target: Target, capsys: pytest.Cap
     queue, client = retry_queue()
     metrics(capsys)
 
-    queue.recheck(target, tries=2)
+    queue.recheck(target)
 
     (message,) = client.sent
     assert (message["QueueUrl"], message["DelaySeconds"]) == (RETRY, 6)
-    assert json.loads(message["MessageBody"]) == {
-        "recheck": {"app_id": "app-1", "room_id": "class-1", "user_id": "teacher"},
-        "tries": 2,
-    }
-    assert parse_recheck(message["MessageBody"], ["app-1"]) == (target, 2)
+    ids = {"app_id": "app-1", "room_id": "class-1", "user_id": "teacher"}
+    assert json.loads(message["MessageBody"]) == {"recheck": ids}
+    assert parse_recheck(message["MessageBody"], ["app-1"]) == target
     assert metrics(capsys) == {"Rechecks": [1.0]}
 
 
@@ -250,8 +248,7 @@ def test_a_recheck_comes_as_a_delayed_message(target: Target, capsys: pytest.Cap
         "[]",
         "7",
         '{"EventType": "UserJoinRoom", "EventData": "{}"}',
-        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}, "tries": 0, "EventType": "UserJoinRoom"}',
-        '{"recheck": {"app_id": "app-1", "room_id": "r", "user_id": "u"}}',
+        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}, "EventType": "UserJoinRoom"}',
     ],
 )
 def test_no_other_text_is_a_recheck(body: str) -> None:
@@ -259,21 +256,19 @@ def test_no_other_text_is_a_recheck(body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "tries"),
+    "target",
     [
-        ({"app_id": "app-1", "room_id": "r"}, 0),
-        ({"app_id": "app-1", "room_id": "r", "user_id": 7}, 0),
-        ({"app_id": "app-1", "room_id": "x&AppId=other", "user_id": "u"}, 0),
-        ({"app_id": "another", "room_id": "r", "user_id": "u"}, 0),
-        ({"app_id": "\ud800", "room_id": "r", "user_id": "u"}, 0),
-        ({"app_id": "app-1", "room_id": "r", "user_id": "u"}, "0"),
-        ({"app_id": "app-1", "room_id": "r", "user_id": "u"}, -1),
-        ("u", 0),
+        {"app_id": "app-1", "room_id": "r"},
+        {"app_id": "app-1", "room_id": "r", "user_id": 7},
+        {"app_id": "app-1", "room_id": "x&AppId=other", "user_id": "u"},
+        {"app_id": "another", "room_id": "r", "user_id": "u"},
+        {"app_id": "\ud800", "room_id": "r", "user_id": "u"},
+        "u",
     ],
 )
-def test_a_malformed_recheck_is_refused(target: object, tries: object) -> None:
+def test_a_malformed_recheck_is_refused(target: object) -> None:
     with pytest.raises(InvalidRequest):
-        parse_recheck(json.dumps({"recheck": target, "tries": tries}), ["app-1"])
+        parse_recheck(json.dumps({"recheck": target}), ["app-1"])
 
 
 @pytest.mark.parametrize(("url", "moved"), [("https://sqs/dead", True), ("", False)], ids=["a queue", "none"])

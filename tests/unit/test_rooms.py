@@ -194,7 +194,7 @@ def test_who_joined_just_before_the_call_is_still_there(room: World) -> None:
 
     assert shown(some(room, ROOM))["guest"] == (None, True)
     # The two are so close that neither is sure.
-    assert room.retry_queue.rechecks == [(GUEST, 0)]
+    assert room.retry_queue.rechecks == [GUEST]
 
 
 @pytest.mark.parametrize("error", [errors.RtcUnavailable("Down."), errors.RtcProtocolError("What?")], ids=str)

@@ -17,7 +17,6 @@ from stream_state.settings import Settings, SettingsError
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import APP_ID, ENVIRONMENT, World, media, metrics, targets
 from tests.unit.moto_table import table_client
-from tests.unit.observed import event
 
 TARGET = Target(APP_ID, "class-1", "teacher")
 
@@ -117,20 +116,6 @@ def test_a_record_that_others_always_write_first_is_an_error(memory: World) -> N
     with pytest.raises(StateUnavailable, match="others wrote the same state each time"):
         observe(memory, TARGET)
     assert memory.dynamodb.count("put_item") == MAX_TRIES
-
-
-def test_a_write_whose_answer_was_lost_asks_for_its_recheck(memory: World) -> None:
-    memory.store.observe(TARGET, event("video.start", memory.clock.now_ms()))
-    doubt = event("leave", memory.clock.now_ms() + 1)
-
-    def written_twice(call: Any) -> None:
-        # As botocore, which sends a request again.
-        memory.dynamodb.client.put_item(**call)
-
-    memory.dynamodb.effects["put_item"] = iter([written_twice])
-    merge = memory.store.observe(TARGET, doubt)
-
-    assert merge.asks_recheck
 
 
 def test_nothing_is_read_before_a_write_and_a_record_of_its_own_costs_one_write(memory: World) -> None:

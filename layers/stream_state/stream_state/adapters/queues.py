@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.adapters import aws
 from stream_state.clock import CLOCK, Clock
-from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target, parse_whole_number
+from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record
@@ -25,8 +25,6 @@ BACKOFF_SECONDS = 0.2
 # The attribute of a kept callback event that says when it was received, in milliseconds since 1970.
 RECEIVED = "received_at_ms"
 RECHECK_DELAY_SECONDS = 6
-# A recheck that failed in a way that may pass is repeated at most this often.
-MAX_RECHECKS = 5
 
 type Message = Mapping[str, Any]
 type Entry = dict[str, Any]
@@ -121,10 +119,9 @@ class RetryQueue:
             self.keep(message.body, message.received_at_ms, url=self.dead_letter_url)
         return bool(self.dead_letter_url)
 
-    def recheck(self, target: Target, tries: int = 0) -> None:
+    def recheck(self, target: Target) -> None:
         """Ask, by a delayed message, to look at a target again; raises `DeliveryFailed`."""
-        message = {"recheck": target.as_dict(), "tries": tries}
-        body = json.dumps(message, separators=(",", ":"))
+        body = json.dumps({"recheck": target.as_dict()}, separators=(",", ":"))
         self._send(self.url, MessageBody=body, DelaySeconds=self.recheck_delay_seconds)
         record("Rechecks")
 
@@ -140,17 +137,16 @@ class RetryQueue:
             raise _failure(aws.error_code(error), retryable=True) from None
 
 
-def parse_recheck(body: str, app_ids: Sequence[str]) -> tuple[Target, int] | None:
-    """Target and tries of a recheck message; None for any other text, such as a callback event."""
+def parse_recheck(body: str, app_ids: Sequence[str]) -> Target | None:
+    """The target of a recheck message; None for any other text, such as a callback event."""
     try:
         message = parse_json(body)
     except JsonError:
         return None
-    # A callback event may have any fields that its signature does not cover, but never these alone.
-    if not isinstance(message, dict) or message.keys() != {"recheck", "tries"}:
+    # A callback event may have any fields that its signature does not cover, but never this alone.
+    if not isinstance(message, dict) or message.keys() != {"recheck"}:
         return None
-    target = parse_target(message["recheck"], app_ids, "recheck")
-    return target, parse_whole_number(message["tries"], "tries", 0, MAX_RECHECKS)
+    return parse_target(message["recheck"], app_ids, "recheck")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,14 +61,16 @@ class StateStore:
         *,
         delivers: bool = False,
         is_recheck: bool = False,
+        is_room_end: bool = False,
     ) -> Merge:
         """Merge observations into the record of a target and write it.
 
         `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
-        `is_recheck`: the record's recheck is done with this.
+        `is_recheck`: the record's recheck is done with this. `is_room_end`: the room's own item remembers them too.
         """
         before = self.newest(target, before)
-        merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck)
+        how = {"delivers": delivers, "is_recheck": is_recheck, "is_room_end": is_room_end}
+        merge = self._merge(before, observations, **how)
         if merge.after.is_room_end_read:
             return merge
         # A room's end is written before its records are listed, and read after a record is first written, so that
@@ -78,7 +80,7 @@ class StateStore:
         if end is None or end == record.observations.get("end"):
             self._keep(record)
             return Merge(merge.before, record)
-        return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers).after)
+        return Merge(merge.before, self._merge(record, {"end": end}, **{**how, "is_room_end": True}).after)
 
     def newest(self, target: Target, read: StateRecord | None) -> StateRecord:
         """The record that was read or that this instance wrote last; without either one that was not written yet."""
@@ -149,10 +151,13 @@ class StateStore:
         next_key = answer.get("LastEvaluatedKey")
         return Page(list(records.values()), record_items.as_json(next_key) if next_key else None)
 
-    def set_recheck(self, record: StateRecord, due_ms: int) -> None:
-        """Write when the recheck of a record is due, 0 if none is, unless others have written meanwhile."""
-        with suppress(ConditionFailed):
+    def set_recheck(self, record: StateRecord, due_ms: int) -> bool:
+        """Write when the recheck of a record is due, 0 if none is; False if others have written meanwhile."""
+        try:
             self._put(replace(record, recheck_at_ms=due_ms))
+        except ConditionFailed:
+            return False
+        return True
 
     def read(self, targets: Iterable[Target], *, to_merge: bool = False) -> dict[Target, StateRecord]:
         """The records of the targets, eventually consistent; targets without a record are left out.
@@ -192,12 +197,12 @@ class StateStore:
         end = answer.get("LastEvaluatedKey")
         if end is None:
             return Page(list(found), None)
-        # The rest of a room that was found is left out; of another the users who are there may be still to come.
-        room = record_items.target_of_key(end).room
-        return Page(list(found), place_after(room) if room in found else f"{end['pk']['S']}/{end['sk']['S']}")
+        # The rest of what was found, or is no room, is left out; of another room those who are there are still to come.
+        is_to_come = end["pk"]["S"].startswith("state#") and record_items.target_of_key(end).room not in found
+        return Page(list(found), f"{end['pk']['S']}/{end['sk']['S'] if is_to_come else '~'}")
 
     def _merge(
-        self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False
+        self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool, is_room_end: bool
     ) -> Merge:
         """Merge and write; a record that others have written and that holds all of it stays as it is."""
 
@@ -214,8 +219,8 @@ class StateStore:
             if needs_recheck and self.recheck_after_ms and not recheck_at_ms:
                 recheck_at_ms = now_ms + self.recheck_after_ms
             deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
-            # The end of a room has an item of its own, and prolongs no record of a user who had gone already.
-            is_prolonged = observations.keys() != {"end"} or merge.after.state.values != record.state.values
+            # The end of a room prolongs no record of a user who had gone already.
+            is_prolonged = not is_room_end or merge.after.state.values != record.state.values
             return replace(
                 merge.after,
                 recheck_at_ms=recheck_at_ms,
@@ -228,14 +233,12 @@ class StateStore:
     def _write(self, record: StateRecord, change: Callable[[StateRecord], StateRecord]) -> Merge:
         """Change and write, again with the stored record each time that others have written meanwhile.
 
-        Nothing is written if `change` gives back the record that it got: others have written all of it, or this write
-        itself, whose answer was lost.
+        Nothing is written if `change` gives back the record that it got.
         """
-        first = record
         for tries in range(MAX_TRIES):
             changed = change(record)
             if changed is record:
-                return Merge(first, record)
+                return Merge(record, record)
             try:
                 return Merge(record, self._put(changed))
             except ConditionFailed as failed:

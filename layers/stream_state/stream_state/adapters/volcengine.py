@@ -58,9 +58,9 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volce
 class VolcengineClient:
     """Asks the vendor for stream states and presence; safe to share among threads.
 
-    Every method takes its `deadline` in monotonic seconds. `max_wait_seconds` bounds what its tries wait for slots, and
-    the pauses between them. An error that `before_call` raises prevents the call. Every method raises `QuotaExceeded`,
-    and the errors whose names begin with `Rtc` and `Credentials`.
+    Every method takes its `deadline` in monotonic seconds. `max_wait_seconds` bounds what its tries wait for slots
+    together, and each pause between them. An error that `before_call` raises prevents the call. Every method raises
+    `QuotaExceeded`, and the errors whose names begin with `Rtc` and `Credentials`.
     """
 
     settings: Settings
@@ -127,27 +127,21 @@ class VolcengineClient:
         before_call: Callable[[], None] = lambda: None,
     ) -> T:
         """What `read` finds in the answer to a call with this query, whose slots come from the limiter of that name."""
-        limiter = self.limiter_of(limiter_name)
+        limiter, longest_pause = self.limiter_of(limiter_name), min(max_wait_seconds, _LONGEST_PAUSE_SECONDS)
         with _errors_counted():
             keys = self.keys.keys()
         may_renew_keys = True
-        throttled: RtcThrottled | None = None
+        failure: StreamStateError | None = None
         tries = 0
         while True:
             tries += 1
             asked_at = self.clock.monotonic()
             try:
                 limiter.acquire(min(deadline - MIN_CALL_SECONDS, asked_at + max_wait_seconds))
-            except QuotaExceeded as error:
-                if throttled is None:
+            except QuotaExceeded:
+                if failure is None:
                     raise
-                # The hold that the vendor's throttle set keeps the slots.
-                raise RtcThrottled(
-                    throttled.detail,
-                    retry_after_seconds=error.retry_after_seconds,
-                    rtc_code=throttled.rtc_code,
-                    rtc_request_id=throttled.rtc_request_id,
-                ) from None
+                raise failure from None
             signed_at = self.clock.monotonic()
             max_wait_seconds -= signed_at - asked_at
             before_call()
@@ -162,15 +156,14 @@ class VolcengineClient:
                         raise
                     logger.info("Volcengine rejected the signing keys; the next try signs with those of the secret.")
                     continue
+                failure = error
                 if isinstance(error, RtcThrottled):
-                    throttled = error
                     limiter.hold(error.retry_after_seconds or _THROTTLE_HOLD_SECONDS)
                 # Full jitter, and at least what the vendor asks for.
                 pause = max(self.clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
-                left = min(max_wait_seconds, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
-                if not error.retryable or tries == MAX_TRIES or pause > min(_LONGEST_PAUSE_SECONDS, left):
+                longest = min(longest_pause, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
+                if not error.retryable or tries == MAX_TRIES or pause > longest:
                     raise
-                max_wait_seconds -= pause
                 self.clock.sleep(pause)
 
     def _keys_after_rejection(self, rejected: SigningKeys, signed_at: float, deadline: float) -> SigningKeys:

@@ -58,10 +58,16 @@ class StateRecord:
         return max((mark.at_ms for kind, mark in self.observations.items() if not is_of_query(kind)), default=0)
 
     @property
+    def last_seen_ms(self) -> int:
+        """The time of the latest observation; 0 without any."""
+        return max((mark.seen_ms for mark in self.observations.values()), default=0)
+
+    @property
     def is_asked_too_soon(self) -> bool:
-        """Whether the vendor was last asked within the skew of an event, so that its answer may not settle a doubt."""
-        seen = [mark.seen_ms for kind, mark in self.observations.items() if not is_of_query(kind)]
-        return self.asked_at_ms - max(seen, default=0) <= self.skew_ms
+        """Whether the vendor was last asked within the skew of an event or a login: a doubt may not be settled."""
+        kinds = [kind for kind in self.observations if kind == "login" or not is_of_query(kind)]
+        last_ms = max((self.observations[kind].seen_ms for kind in kinds), default=0)
+        return self.asked_at_ms - last_ms <= self.skew_ms
 
     @property
     def asked_at_ms(self) -> int:

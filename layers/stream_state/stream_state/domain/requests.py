@@ -113,7 +113,7 @@ class BoardRequest:
         typed = _object(forms.get("all", {}), "widgetContext.forms.all")
         values = {"room": typed.get("room", ""), **request}
         app_id, room, after = (_short_text(values.get(name, ""), name) for name in ("app_id", "room", "after"))
-        if after and not app_id and after.partition("#")[0] not in ("watched", "known"):
+        if after and not app_id and not after.startswith(("watched#", "known#state#")):
             raise invalid("after", "must be a place that the board has given")
         return cls(app_id, room.strip(), after, context.get("theme", ""))
 

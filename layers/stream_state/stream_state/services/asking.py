@@ -40,7 +40,8 @@ def ask_all(
         for step in steps:
             if halt.error or clock.monotonic() + MIN_CALL_SECONDS > deadline:
                 return
-            if isinstance(step, Outcome):
+            # Presence calls are other actions than that about users, and each has other rights.
+            if isinstance(step, Outcome) and not (step.error and concerns_action(step.error)):
                 halt.note(step)
             if isinstance(step, Member):
                 count += 1

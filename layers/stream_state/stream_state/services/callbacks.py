@@ -9,7 +9,7 @@ from itertools import batched
 from typing import TYPE_CHECKING, Self
 
 from stream_state.adapters.credentials import CachedSecret, callback_keys
-from stream_state.adapters.queues import MAX_BATCH_ENTRIES, MAX_RECHECKS, RetryQueue
+from stream_state.adapters.queues import MAX_BATCH_ENTRIES
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS, StateStore
 from stream_state.adapters.table import Table, entries_of
 from stream_state.adapters.watch_list import WatchList
@@ -115,8 +115,11 @@ class Callbacks:
         self.delivery.drain(deadline)
         return is_done
 
-    def recheck(self, target: Target, tries: int, lookup: "Lookup", retry_queue: RetryQueue, deadline: float) -> None:
-        """Ask the vendor about a target in doubt and deliver the change; raises `DeliveryFailed`."""
+    def recheck(self, target: Target, lookup: "Lookup", deadline: float) -> bool:
+        """Ask the vendor about a target in doubt and deliver the change; False if that failed, and must come again.
+
+        Raises `DeliveryFailed`.
+        """
         outcome = lookup.recheck(target, deadline)
         if isinstance(outcome.merge, Merge):
             after = outcome.merge.after
@@ -128,14 +131,12 @@ class Callbacks:
                 self.watch_list.joined(target, after.last_event_ms)
         else:
             log_error(outcome.merge, target)
-            # A record whose recheck failed for good stays on the list, and is rechecked when that is drained.
-            if outcome.merge.retryable and tries + 1 < MAX_RECHECKS:
-                retry_queue.recheck(target, tries + 1)
-            elif isinstance(outcome.merge, TargetNotFound):
+            if isinstance(outcome.merge, TargetNotFound):
                 # Queries are off.
                 for state_record in self.recorder.store.read([target]).values():
                     self.recorder.store.set_recheck(state_record, 0)
         self.delivery.drain(deadline)
+        return isinstance(outcome.merge, Merge | TargetNotFound)
 
     def _room_ended(self, room: Room, event: CallbackEvent, deadline: float) -> bool:
         self.recorder.store.end_room(room, event.mark)
@@ -143,7 +144,8 @@ class Callbacks:
         not_yet_off = (
             state_record.target
             for state_record in entries_of(partial(self.recorder.store.room, room, to_merge=True))
-            if state_record.observations
+            # An expired record counts only if the last message said something else.
+            if state_record.observations or any((state_record.delivered or {}).values())
             if state_record.is_undelivered or not state_record.merged(event.observations, 0).is_repeat
         )
         for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):
@@ -155,7 +157,12 @@ class Callbacks:
 
     def _merge(self, targets: Sequence[Target], event: CallbackEvent, deadline: float) -> None:
         """Merge an event into the records of its users, watch, deliver the changes, and only then shorten watches."""
-        observe = partial(self.recorder.observe, observations=event.observations, source="callback")
+        observe = partial(
+            self.recorder.observe,
+            observations=event.observations,
+            source="callback",
+            is_room_end=isinstance(event.target, Room),
+        )
         with ThreadPoolExecutor(len(targets)) as pool:
             records = [merge.after for merge in pool.map(observe, targets)]
         # The record decides: a join may arrive after the leave that followed it.

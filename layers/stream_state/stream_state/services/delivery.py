@@ -85,13 +85,15 @@ class Delivery:
 
     def _settle(self, listed: StateRecord) -> None:
         """Take a record off the list that has nothing to deliver, or ask for its recheck again."""
-        store = self.recorder.store
-        if listed.recheck_at_ms:
-            # The time comes first: a recheck that cannot be sent then keeps no other change waiting.
-            store.set_recheck(listed, self.recorder.clock.now_ms() if self.recorder.retry_queue else 0)
-            self.recorder.recheck(listed.target)
-        else:
+        store, now_ms = self.recorder.store, self.recorder.clock.now_ms()
+        if not listed.recheck_at_ms:
             store.mark_delivered(listed)
+        elif not self.recorder.retry_queue:
+            store.set_recheck(listed, 0)
+        # The time comes first: a recheck that cannot be sent then keeps no other change waiting. Each time is twice as
+        # far away as the one before, since rechecks may fail, or wait in the queue, for long.
+        elif store.set_recheck(listed, 2 * now_ms - listed.last_seen_ms):
+            self.recorder.recheck(listed.target)
 
     def _mark(self, delivered: StateRecord) -> None:
         try:

@@ -247,8 +247,8 @@ def withdrawn() -> None:
 
 def _has_gone(outcome: Outcome) -> bool:
     """Whether the user of an outcome is not in the room."""
-    if isinstance(outcome.answer, Answer):
-        return outcome.answer.record.state.present.value is False
+    if isinstance(outcome.merge, Merge):
+        return outcome.merge.after.state.present.value is False
     return isinstance(outcome.answer, TargetNotFound)
 
 

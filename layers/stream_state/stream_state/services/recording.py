@@ -55,10 +55,13 @@ class Recorder:
         *,
         source: Source,
         rtc_request_id: str | None = None,
-        is_recheck: bool = False,
+        **how: bool,
     ) -> Merge:
-        """Merge observations into the record of a target, and wake who waits; raises `StateUnavailable`."""
-        merge = self.store.observe(target, observations, before, delivers=self.delivers, is_recheck=is_recheck)
+        """Merge observations into the record of a target, and wake who waits; raises `StateUnavailable`.
+
+        `how`: see `StateStore.observe`.
+        """
+        merge = self.store.observe(target, observations, before, delivers=self.delivers, **how)
         if merge.asks_recheck:
             self.recheck(target)
         if not merge.after.has_waits:

@@ -84,8 +84,8 @@ def receive(text: str, received_at_ms: int) -> None:
 def receive_again(message: QueueMessage, deadline: float) -> bool:
     """Whether a message of the retry queue is done: an event, which counts from its first arrival, or a recheck."""
     try:
-        if target := parse_recheck(message.body, settings.rtc_app_ids):
-            return callbacks.recheck(target, lookup(), deadline)
+        if recheck := parse_recheck(message.body, settings.rtc_app_ids):
+            return callbacks.recheck(*recheck, lookup(), deadline)
         return callbacks.receive(callbacks.verified(message.body, message.received_at_ms), deadline)
     except StreamStateError as error:
         log_refusal(error)

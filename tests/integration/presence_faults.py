@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.integration.faults import ECHO, MISSING, Fault, altered
+from tests.integration.faults import ECHO, MISSING, RECHECKED, Fault, altered
 from tests.sandbox.server import Response
 from tests.sandbox.simulator import ONLINE_USERS, STREAM_STATE, USERS_PROPERTY, Exchange
 from tests.sandbox.simulator import Fault as VendorFault
@@ -66,13 +66,13 @@ def presence_faults() -> Iterator[Fault]:
     kind = "vendor: users' presence"
     for value in NO_LISTS:
         fault, name = of(USERS_PROPERTY, altered(("Result", "UserList"), value)), f"UserList {value!r}"[:60]
-        ways = {"sweep given": "RtcProtocolError", "sweep watched": "RtcProtocolError", "recheck": "received"}
+        ways = {"sweep given": "RtcProtocolError", "sweep watched": "RtcProtocolError", "recheck": RECHECKED}
         yield Fault(kind, name, ways, fault, environment=BY_PRESENCE)
     for entries in ENTRIES:
         fault = of(USERS_PROPERTY, result({"UserList": entries}))
-        ways = {"sweep given": "answer", "sweep watched": "answer", "recheck": "received"}
+        ways = {"sweep given": "answer", "sweep watched": "answer", "recheck": RECHECKED}
         yield Fault(kind, f"{entries!r}"[:60], ways, fault, environment=BY_PRESENCE)
     # The sweeps go on by presence; lookups answer from the table.
     gone = of(STREAM_STATE, error("InvalidActionOrVersion", 404, 100008, ECHO))
     ways = {**dict.fromkeys(("ask", "query room", "sweep given", "sweep watched", "sweep room"), "answer")}
-    yield Fault(kind, "GetUserStreamState is withdrawn", {**ways, "recheck": "received"}, gone, absent=True)
+    yield Fault(kind, "GetUserStreamState is withdrawn", {**ways, "recheck": RECHECKED}, gone, absent=True)

@@ -92,7 +92,7 @@ def keeping(settings: Settings) -> Callable[[], object]:
 
 def rechecking(settings: Settings) -> Callable[[], object]:
     queue = RetryQueue.from_settings(settings)
-    return lambda: queue.recheck(Target("app-1", "class-1", "teacher"))
+    return lambda: queue.recheck(Target("app-1", "class-1", "teacher"), 0)
 
 
 def delivering(settings: Settings) -> Callable[[], object]:

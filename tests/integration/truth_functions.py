@@ -131,8 +131,9 @@ class Instance:
         event = {"text": text, "received_at_ms": received_at_ms, "said": self.said}
         self._request("queue", self._world.after, delay_ms=3_000, action=self._world.again, **event)
 
-    def recheck(self, target: Target) -> None:
-        self._request("queue", self._world.after, delay_ms=6_000, action=self._world.recheck, target=target)
+    def recheck(self, target: Target, due_ms: int) -> None:
+        asked = {"target": target, "due_ms": due_ms}
+        self._request("queue", self._world.after, delay_ms=6_000, action=self._world.recheck, **asked)
 
     def stream_state(self, target: Target, deadline: float, **options: Any) -> QueryResult:
         sent_at_ms = self._world.clock.ms

@@ -119,11 +119,11 @@ class History:
 
         self.attempt(receive, 30_000, 40)
 
-    def recheck(self, target: Target) -> None:
+    def recheck(self, target: Target, due_ms: int) -> None:
         """A recheck comes from the retry queue."""
 
         def carry_out(instance: Any) -> None:
-            if not instance.callbacks.recheck(target, instance.lookup, math.inf):
+            if not instance.callbacks.recheck(target, due_ms, instance.lookup, math.inf):
                 raise DeliveryFailed("Not done.")
 
         self.found["rechecks"] += 1

@@ -16,6 +16,7 @@ from tests.integration.faults import (
     MEDIA_TYPES,
     MISSING,
     NAMES,
+    RECHECKED,
     Fault,
     altered,
     everywhere,
@@ -285,7 +286,7 @@ def throttle_faults() -> Iterator[Fault]:
     held = {"ask": "RtcThrottled", "query": "QuotaExceeded", "task": "QuotaExceeded"}
     long = (flow({"Retry-After": "1000"}),)
     yield Fault(kind, "a pause longer than any function may run", held, once=long, slow=True)
-    storm = {"ask": THROTTLED, "query": THROTTLED, "sweep watched": "RtcThrottled|remaining", "recheck": "received"}
+    storm = {"ask": THROTTLED, "query": THROTTLED, "sweep watched": "RtcThrottled|remaining", "recheck": RECHECKED}
     yield Fault(kind, "every call", storm, flow(), slow=True)
     ways, few = everywhere(f"answer|{THROTTLED}|remaining", FEW), {"calls_per_second": 1}
     yield Fault(kind, "one call a second", ways, slow=True, prepare=lambda world: vars(world.simulator).update(few))

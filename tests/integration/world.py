@@ -436,6 +436,15 @@ class FaultyWorld:
             self._clients["sqs"].send_message(QueueUrl=self._retry_queue_url, MessageBody=body)
         return {raised or "item failure"}, seconds
 
+    def recheck(self) -> tuple[set[str], float]:
+        """A recheck for which a record asks."""
+        target, due_ms = TARGETS[1], int(time.time() * 1000)
+        with self._aside():
+            records = [item for item in self._items() if item.get("user_id", {}).get("S") == target["user_id"]]
+            asking = [item | {"recheck_at_ms": {"N": str(due_ms)}} for item in records if "observations" in item]
+            self._write([{"PutRequest": {"Item": item}} for item in asking])
+        return self.hand_on(json.dumps({"recheck": {"app_id": APP_ID, **target}, "due_ms": due_ms}))
+
     # After a fault
 
     def settle(self) -> None:
@@ -593,7 +602,6 @@ def _ports() -> dict[str, int]:
 
 _KEPT: list[socket.socket] = []
 STATE, WATCH = "/rooms/{room_id}/users/{user_id}/stream-state", "/rooms/{room_id}/users/{user_id}/watch"
-RECHECK = json.dumps({"recheck": {"app_id": APP_ID, **TARGETS[1]}})
 # Each way in: the kinds of the answers, and the seconds in which they had to come.
 WAYS: dict[str, Callable[[FaultyWorld], tuple[set[str], float]]] = {
     "ask": lambda world: world.http("GET", STATE),
@@ -613,5 +621,5 @@ WAYS: dict[str, Callable[[FaultyWorld], tuple[set[str], float]]] = {
     "event": lambda world: world.post(world.event(BY_EVENTS["event"])),
     "kept event": lambda world: world.hand_on(world.event(BY_EVENTS["kept event"])),
     "leave": lambda world: world.leave(),
-    "recheck": lambda world: world.hand_on(RECHECK),
+    "recheck": lambda world: world.recheck(),
 }

@@ -99,8 +99,9 @@ class Receiver:
         world = self.world
         asked, world.retry_queue.rechecks = world.retry_queue.rechecks, []
         world.clock.seconds += 6
-        failed = [one for one in asked if not self.callbacks.recheck(one, world.lookup, world.in_seconds(20))]
-        world.retry_queue.rechecks.extend(failed)
+        for target, due_ms in asked:
+            if not self.callbacks.recheck(target, due_ms, world.lookup, world.in_seconds(20)):
+                world.retry_queue.rechecks.append((target, due_ms))
 
     @property
     def watches(self) -> dict[str, int]:

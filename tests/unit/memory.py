@@ -360,7 +360,7 @@ class MemoryRetryQueue:
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, int]] = []
-        self.rechecks: list[Target] = []
+        self.rechecks: list[tuple[Target, int]] = []
         self.is_down = False
 
     def keep(self, text: str, received_at_ms: int) -> None:
@@ -368,10 +368,10 @@ class MemoryRetryQueue:
         self._fail()
         self.kept.append((text, received_at_ms))
 
-    def recheck(self, target: Target) -> None:
+    def recheck(self, target: Target, due_ms: int) -> None:
         """See `RetryQueue`."""
         self._fail()
-        self.rechecks.append(target)
+        self.rechecks.append((target, due_ms))
 
     def _fail(self) -> None:
         if self.is_down:

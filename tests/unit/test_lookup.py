@@ -15,6 +15,7 @@ from stream_state import errors
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS
 from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.domain.documents import Answer, Outcome
+from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import QueryResult
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Medium, Target
@@ -134,7 +135,7 @@ def test_sweeps_and_rechecks_wait_for_slots_without_bound(
     lookup = made_from(function)
 
     list(lookup.each(iter([ONE, TWO]), math.inf))
-    lookup.recheck(THREE, math.inf)
+    lookup.recheck(StateRecord(THREE), math.inf)
 
     assert world.rtc.waits == [math.inf] * 3
 

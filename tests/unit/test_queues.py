@@ -230,13 +230,13 @@ def test_a_recheck_comes_as_a_delayed_message(target: Target, capsys: pytest.Cap
     queue, client = retry_queue()
     metrics(capsys)
 
-    queue.recheck(target)
+    queue.recheck(target, 1_795_403_045_678)
 
     (message,) = client.sent
     assert (message["QueueUrl"], message["DelaySeconds"]) == (RETRY, 6)
     ids = {"app_id": "app-1", "room_id": "class-1", "user_id": "teacher"}
-    assert json.loads(message["MessageBody"]) == {"recheck": ids}
-    assert parse_recheck(message["MessageBody"], ["app-1"]) == target
+    assert json.loads(message["MessageBody"]) == {"recheck": ids, "due_ms": 1_795_403_045_678}
+    assert parse_recheck(message["MessageBody"], ["app-1"]) == (target, 1_795_403_045_678)
     assert metrics(capsys) == {"Rechecks": [1.0]}
 
 
@@ -248,7 +248,8 @@ def test_a_recheck_comes_as_a_delayed_message(target: Target, capsys: pytest.Cap
         "[]",
         "7",
         '{"EventType": "UserJoinRoom", "EventData": "{}"}',
-        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}, "EventType": "UserJoinRoom"}',
+        '{"recheck": {"app_id": "a", "room_id": "r", "user_id": "u"}, "due_ms": 0, "EventType": "UserJoinRoom"}',
+        '{"recheck": {"app_id": "app-1", "room_id": "r", "user_id": "u"}}',
     ],
 )
 def test_no_other_text_is_a_recheck(body: str) -> None:
@@ -256,19 +257,21 @@ def test_no_other_text_is_a_recheck(body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target",
+    ("target", "due_ms"),
     [
-        {"app_id": "app-1", "room_id": "r"},
-        {"app_id": "app-1", "room_id": "r", "user_id": 7},
-        {"app_id": "app-1", "room_id": "x&AppId=other", "user_id": "u"},
-        {"app_id": "another", "room_id": "r", "user_id": "u"},
-        {"app_id": "\ud800", "room_id": "r", "user_id": "u"},
-        "u",
+        ({"app_id": "app-1", "room_id": "r"}, 0),
+        ({"app_id": "app-1", "room_id": "r", "user_id": 7}, 0),
+        ({"app_id": "app-1", "room_id": "x&AppId=other", "user_id": "u"}, 0),
+        ({"app_id": "another", "room_id": "r", "user_id": "u"}, 0),
+        ({"app_id": "\ud800", "room_id": "r", "user_id": "u"}, 0),
+        ({"app_id": "app-1", "room_id": "r", "user_id": "u"}, "0"),
+        ({"app_id": "app-1", "room_id": "r", "user_id": "u"}, -1),
+        ("u", 0),
     ],
 )
-def test_a_malformed_recheck_is_refused(target: object) -> None:
+def test_a_malformed_recheck_is_refused(target: object, due_ms: object) -> None:
     with pytest.raises(InvalidRequest):
-        parse_recheck(json.dumps({"recheck": target}), ["app-1"])
+        parse_recheck(json.dumps({"recheck": target, "due_ms": due_ms}), ["app-1"])
 
 
 @pytest.mark.parametrize(("url", "moved"), [("https://sqs/dead", True), ("", False)], ids=["a queue", "none"])
@@ -309,7 +312,7 @@ def test_records_of_anything_but_a_queue_are_refused(records: object) -> None:
 
 WORK: list[Callable[[RetryQueue], None]] = [
     lambda queue: queue.keep("{}", 0),
-    lambda queue: queue.recheck(Target("app-1", "class-1", "teacher")),
+    lambda queue: queue.recheck(Target("app-1", "class-1", "teacher"), 0),
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from stream_state import errors
 from stream_state.domain.documents import Outcome
+from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import Presence, offline, online
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Room, Target
@@ -194,7 +195,7 @@ def test_who_joined_just_before_the_call_is_still_there(room: World) -> None:
 
     assert shown(some(room, ROOM))["guest"] == (None, True)
     # The two are so close that neither is sure.
-    assert room.retry_queue.rechecks == [GUEST]
+    assert [target for target, _ in room.retry_queue.rechecks] == [GUEST]
 
 
 @pytest.mark.parametrize("error", [errors.RtcUnavailable("Down."), errors.RtcProtocolError("What?")], ids=str)
@@ -450,7 +451,7 @@ def test_a_recheck_by_presence_settles_whose_leave_it_was(room: World) -> None:
     assert (room.values(TEACHER) or {})["video"] is None
     room.rtc.logins[TEACHER] = started_ms
 
-    outcome = room.lookup.recheck(TEACHER, room.in_seconds(10))
+    outcome = room.lookup.recheck(StateRecord(TEACHER), room.in_seconds(10))
 
     assert (room.rtc.calls, room.rtc.presence_calls) == ([], [(ROOM, ("teacher",))])
     assert ((room.values(TEACHER) or {})["video"], shown([outcome])) == (True, {"teacher": (True, True)})
@@ -461,7 +462,7 @@ def test_a_recheck_without_the_action_finds_who_has_gone(room: World, query: str
     room.lookup.query = query
     room.rtc.default = RETIRED
 
-    room.lookup.recheck(GUEST, room.in_seconds(10))
+    room.lookup.recheck(StateRecord(GUEST), room.in_seconds(10))
 
     assert room.values(GUEST) == {**OFF, "present": False}
     assert len(room.rtc.calls) == (1 if query == "on" else 0)
@@ -474,6 +475,6 @@ def test_a_recheck_that_an_odd_answer_leaves_open_is_done(room: World) -> None:
     room.store.set_recheck(record, room.clock.now_ms())
     room.rtc.answers.append(Presence({}, {}, None))
 
-    room.lookup.recheck(TEACHER, room.in_seconds(10))
+    room.lookup.recheck(StateRecord(TEACHER), room.in_seconds(10))
 
     assert (room.record(TEACHER) or record).recheck_at_ms == 0

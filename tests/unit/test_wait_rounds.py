@@ -10,6 +10,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from stream_state import errors
 from stream_state.adapters.wait_list import Workflows
+from stream_state.domain.merging import StateRecord
 from stream_state.domain.observations import Observations
 from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Medium, Target
@@ -212,7 +213,7 @@ def by_lookup(world: World) -> None:
 
 def by_recheck(world: World) -> None:
     world.rtc.say(TEACHER, media("video"))
-    world.lookup.recheck(TEACHER, world.in_seconds(10))
+    world.lookup.recheck(StateRecord(TEACHER), world.in_seconds(10))
 
 
 @pytest.mark.parametrize("observer", [by_callback, by_sweep, by_lookup, by_recheck])

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_state.adapters import aws
 from stream_state.clock import CLOCK, Clock
-from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target
+from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target, parse_whole_number
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
 from stream_state.observability import logger, record
@@ -119,9 +119,9 @@ class RetryQueue:
             self.keep(message.body, message.received_at_ms, url=self.dead_letter_url)
         return bool(self.dead_letter_url)
 
-    def recheck(self, target: Target) -> None:
-        """Ask, by a delayed message, to look at a target again; raises `DeliveryFailed`."""
-        body = json.dumps({"recheck": target.as_dict()}, separators=(",", ":"))
+    def recheck(self, target: Target, due_ms: int) -> None:
+        """Ask, by a delayed message, to look at a target again at a time since 1970; raises `DeliveryFailed`."""
+        body = json.dumps({"recheck": target.as_dict(), "due_ms": due_ms}, separators=(",", ":"))
         self._send(self.url, MessageBody=body, DelaySeconds=self.recheck_delay_seconds)
         record("Rechecks")
 
@@ -137,16 +137,17 @@ class RetryQueue:
             raise _failure(aws.error_code(error), retryable=True) from None
 
 
-def parse_recheck(body: str, app_ids: Sequence[str]) -> Target | None:
-    """The target of a recheck message; None for any other text, such as a callback event."""
+def parse_recheck(body: str, app_ids: Sequence[str]) -> tuple[Target, int] | None:
+    """The target of a recheck message, and when it is due; None for any other text, such as a callback event."""
     try:
         message = parse_json(body)
     except JsonError:
         return None
-    # A callback event may have any fields that its signature does not cover, but never this alone.
-    if not isinstance(message, dict) or message.keys() != {"recheck"}:
+    # A callback event may have any fields that its signature does not cover, but never these alone.
+    if not isinstance(message, dict) or message.keys() != {"recheck", "due_ms"}:
         return None
-    return parse_target(message["recheck"], app_ids, "recheck")
+    target = parse_target(message["recheck"], app_ids, "recheck")
+    return target, parse_whole_number(message["due_ms"], "due_ms", 0, 10**15)
 
 
 @dataclass(frozen=True, slots=True)

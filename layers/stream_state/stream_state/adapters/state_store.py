@@ -216,8 +216,10 @@ class StateStore:
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
             is_too_soon = is_recheck and merge.after.is_asked_too_soon
             needs_recheck = merge.needs_recheck or (is_too_soon and merge.after.state.is_contradicted)
-            if needs_recheck and self.recheck_after_ms and not recheck_at_ms:
-                recheck_at_ms = now_ms + self.recheck_after_ms
+            # One that is overdue failed or was lost, and one that is due later waits for something else.
+            after_ms = self.recheck_after_ms or 0
+            if needs_recheck and after_ms and not now_ms <= recheck_at_ms <= now_ms + after_ms:
+                recheck_at_ms = now_ms + after_ms
             deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
             # The end of a room prolongs no record of a user who had gone already.
             is_prolonged = not is_room_end or merge.after.state.values != record.state.values

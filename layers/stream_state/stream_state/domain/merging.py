@@ -58,11 +58,6 @@ class StateRecord:
         return max((mark.at_ms for kind, mark in self.observations.items() if not is_of_query(kind)), default=0)
 
     @property
-    def last_seen_ms(self) -> int:
-        """The time of the latest observation; 0 without any."""
-        return max((mark.seen_ms for mark in self.observations.values()), default=0)
-
-    @property
     def is_asked_too_soon(self) -> bool:
         """Whether the vendor was last asked within the skew of an event or a login: a doubt may not be settled."""
         kinds = [kind for kind in self.observations if kind == "login" or not is_of_query(kind)]
@@ -122,7 +117,7 @@ class Merge:
     @property
     def asks_recheck(self) -> bool:
         """Whether the write that followed set a new time for a recheck."""
-        return self.after.recheck_at_ms > self.before.recheck_at_ms
+        return self.after.recheck_at_ms not in (0, self.before.recheck_at_ms)
 
     @property
     def corrects_event(self) -> bool:

@@ -40,8 +40,7 @@ def ask_all(
         for step in steps:
             if halt.error or clock.monotonic() + MIN_CALL_SECONDS > deadline:
                 return
-            # Presence calls are other actions than that about users, and each has other rights.
-            if isinstance(step, Outcome) and not (step.error and concerns_action(step.error)):
+            if isinstance(step, Outcome):
                 halt.note(step)
             if isinstance(step, Member):
                 count += 1

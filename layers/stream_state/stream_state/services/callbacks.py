@@ -15,7 +15,7 @@ from stream_state.adapters.table import Table, entries_of
 from stream_state.adapters.watch_list import WatchList
 from stream_state.domain.callback_events import FIELDS, CallbackEvent, has_observation, is_signed
 from stream_state.domain.documents import Answer, observed
-from stream_state.domain.merging import Merge
+from stream_state.domain.merging import StateRecord
 from stream_state.domain.parsing import JsonError, parse_json
 from stream_state.domain.targets import PRESENT, Room, Target
 from stream_state.errors import (
@@ -23,7 +23,7 @@ from stream_state.errors import (
     CredentialsUnavailable,
     DeliveryFailed,
     InvalidRequest,
-    TargetNotFound,
+    StreamStateError,
 )
 from stream_state.observability import log_error, logger, record
 from stream_state.services.delivery import Delivery
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # A signature that fits no key has the secret read again this often: a rotation is seen, an attacker costs little.
 KEYS_REREAD_SECONDS = 10
+# A recheck that failed for good is asked for again after so long.
+RECHECK_LATER_MS = 900_000
 MAX_UNKNOWN_TYPES = 20
 _MAX_TYPE_LENGTH = 64
 
@@ -115,28 +117,37 @@ class Callbacks:
         self.delivery.drain(deadline)
         return is_done
 
-    def recheck(self, target: Target, lookup: "Lookup", deadline: float) -> bool:
-        """Ask the vendor about a target in doubt and deliver the change; False if that failed, and must come again.
+    def recheck(self, target: Target, due_ms: int, lookup: "Lookup", deadline: float) -> bool:
+        """Carry out the recheck of a target that is due at a time; False if it must come again.
 
-        Raises `DeliveryFailed`.
+        Raises `StateUnavailable` and `DeliveryFailed`.
         """
-        outcome = lookup.recheck(target, deadline)
-        if isinstance(outcome.merge, Merge):
-            after = outcome.merge.after
-            if after.is_undelivered:
-                for sent in self.delivery.send([observed(outcome.answer, outcome.merge)], deadline):
-                    _raise_failure(sent)
-            if self.auto_watch and after.state.values[PRESENT]:
-                # A leave in doubt has shortened the watch of a user who is there.
-                self.watch_list.joined(target, after.last_event_ms)
-        else:
-            log_error(outcome.merge, target)
-            if isinstance(outcome.merge, TargetNotFound):
-                # Queries are off.
-                for state_record in self.recorder.store.read([target]).values():
-                    self.recorder.store.set_recheck(state_record, 0)
+        if self.recorder.clock.monotonic() > deadline:
+            return False
+        stored = self.recorder.store.read([target], to_merge=True)[target]
+        # Else the doubt was settled, or another message stands for it.
+        is_done = stored.recheck_at_ms != due_ms or self._recheck(stored, lookup, deadline)
         self.delivery.drain(deadline)
-        return isinstance(outcome.merge, Merge | TargetNotFound)
+        return is_done
+
+    def _recheck(self, stored: StateRecord, lookup: "Lookup", deadline: float) -> bool:
+        """Ask the vendor about a target in doubt and deliver the change; False if that failed and may pass."""
+        outcome = lookup.recheck(stored, deadline)
+        if isinstance(outcome.merge, StreamStateError):
+            log_error(outcome.merge, stored.target)
+            if not outcome.merge.retryable:
+                # Keys may be replaced and a policy corrected. Queries that are off stay so.
+                later_ms = self.recorder.clock.now_ms() + RECHECK_LATER_MS
+                self.recorder.store.set_recheck(stored, later_ms if lookup.query != "off" else 0)
+            return not outcome.merge.retryable
+        after = outcome.merge.after
+        if after.is_undelivered:
+            for sent in self.delivery.send([observed(outcome.answer, outcome.merge)], deadline):
+                _raise_failure(sent)
+        if self.auto_watch and after.state.values[PRESENT]:
+            # A leave in doubt has shortened the watch of a user who is there.
+            self.watch_list.joined(stored.target, after.last_event_ms)
+        return True
 
     def _room_ended(self, room: Room, event: CallbackEvent, deadline: float) -> bool:
         self.recorder.store.end_room(room, event.mark)

@@ -88,12 +88,14 @@ class Delivery:
         store, now_ms = self.recorder.store, self.recorder.clock.now_ms()
         if not listed.recheck_at_ms:
             store.mark_delivered(listed)
-        elif not self.recorder.retry_queue:
+        elif not store.recheck_after_ms:
             store.set_recheck(listed, 0)
-        # The time comes first: a recheck that cannot be sent then keeps no other change waiting. Each time is twice as
-        # far away as the one before, since rechecks may fail, or wait in the queue, for long.
-        elif store.set_recheck(listed, 2 * now_ms - listed.last_seen_ms):
-            self.recorder.recheck(listed.target)
+        # The list can be behind the record.
+        elif listed.deliver_after_ms <= now_ms:
+            # The time comes first: a recheck that cannot be sent then keeps no other change waiting.
+            due_ms = now_ms + store.recheck_after_ms
+            if store.set_recheck(listed, due_ms):
+                self.recorder.recheck(listed.target, due_ms)
 
     def _mark(self, delivered: StateRecord) -> None:
         try:

@@ -102,12 +102,13 @@ class Lookup:
         # The last word is about the room itself, if not all of its users could be asked about in time.
         return Page(shown + of_room, page.next_key)
 
-    def recheck(self, target: Target, deadline: float) -> Outcome:
+    def recheck(self, stored: StateRecord, deadline: float) -> Outcome:
         """The outcome of asking once more about a target whose record is in doubt: for presence only, if need be."""
+        target = stored.target
         if self.query == "off":
             return Outcome(target, without_record(), without_record())
         if self.query == "on":
-            outcome = self.ask(Member(target, is_recheck=True), deadline)
+            outcome = self.ask(Member(target, stored, is_recheck=True), deadline)
             if not isinstance(outcome.answer, RtcActionRetired):
                 return outcome
             withdrawn()

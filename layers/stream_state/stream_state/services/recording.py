@@ -63,16 +63,16 @@ class Recorder:
         """
         merge = self.store.observe(target, observations, before, delivers=self.delivers, **how)
         if merge.asks_recheck:
-            self.recheck(target)
+            self.recheck(target, merge.after.recheck_at_ms)
         if not merge.after.has_waits:
             return merge
         return replace(merge, after=self._wake(Answer(merge.after, source, rtc_request_id)))
 
-    def recheck(self, target: Target) -> None:
-        """Ask for a recheck, if the stack has a retry queue."""
+    def recheck(self, target: Target, due_ms: int) -> None:
+        """Ask for a recheck that is due at a time, if the stack has a retry queue."""
         try:
             if self.retry_queue:
-                self.retry_queue.recheck(target)
+                self.retry_queue.recheck(target, due_ms)
         except DeliveryFailed as error:
             # The record is on the list with its recheck, which is sent again when the list is drained.
             log_error(error, target)

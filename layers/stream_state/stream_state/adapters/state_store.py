@@ -69,8 +69,7 @@ class StateStore:
         `is_recheck`: the record's recheck is done with this. `is_room_end`: the room's own item remembers them too.
         """
         before = self.newest(target, before)
-        how = {"delivers": delivers, "is_recheck": is_recheck, "is_room_end": is_room_end}
-        merge = self._merge(before, observations, **how)
+        merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck, is_end=is_room_end)
         if merge.after.is_room_end_read:
             return merge
         # A room's end is written before its records are listed, and read after a record is first written, so that
@@ -80,7 +79,7 @@ class StateStore:
         if end is None or end == record.observations.get("end"):
             self._keep(record)
             return Merge(merge.before, record)
-        return Merge(merge.before, self._merge(record, {"end": end}, **{**how, "is_room_end": True}).after)
+        return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers, is_end=True).after)
 
     def newest(self, target: Target, read: StateRecord | None) -> StateRecord:
         """The record that was read or that this instance wrote last; without either one that was not written yet."""
@@ -202,7 +201,7 @@ class StateStore:
         return Page(list(found), f"{end['pk']['S']}/{end['sk']['S'] if is_to_come else '~'}")
 
     def _merge(
-        self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool, is_room_end: bool
+        self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False, is_end: bool
     ) -> Merge:
         """Merge and write; a record that others have written and that holds all of it stays as it is."""
 
@@ -222,7 +221,7 @@ class StateStore:
                 recheck_at_ms = now_ms + after_ms
             deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
             # The end of a room prolongs no record of a user who had gone already.
-            is_prolonged = not is_room_end or merge.after.state.values != record.state.values
+            is_prolonged = not is_end or merge.after.state.values != record.state.values
             return replace(
                 merge.after,
                 recheck_at_ms=recheck_at_ms,

@@ -90,8 +90,9 @@ class Lookup:
         is_asked = is_refreshed and after is None
         outcomes = self.some([room], deadline) if is_asked else []
         of_room = [outcome for outcome in outcomes if outcome.target == room]
-        if of_room == outcomes and of_room and of_room[0].error:
-            raise of_room[0].error
+        if outcomes and outcomes[0].target == room and outcomes[0].error:
+            # Of nobody else anything came.
+            raise outcomes[0].error
         page = self.recorder.store.room(room, after, to_merge=is_asked)
         found = {record.target.user_id: _unasked(record) for record in page.entries if record.observations}
         for outcome in outcomes:

@@ -434,15 +434,18 @@ def test_a_room_that_ends_again_and_again_forgets_who_was_there_a_day_ago(
     assert set(messages) == {0}
 
 
-def test_the_end_of_a_room_turns_off_who_was_on_in_a_record_that_has_expired(receiver: Receiver, world: World) -> None:
-    receiver.send(VIDEO, 1_000)
+@pytest.mark.parametrize("kind", [VIDEO, JOIN])
+def test_the_end_of_a_room_turns_off_what_was_not_off_in_a_record_that_has_expired(
+    receiver: Receiver, world: World, kind: str
+) -> None:
+    receiver.send(kind, 1_000)
     world.queue.take()
     world.clock.seconds += 90_000
 
     receiver.send(ROOM_END)
 
     (message,) = world.queue.take()
-    assert (message["media"]["video"], message["present"]) == (False, False)
+    assert ({*message["media"].values()}, message["present"]) == ({False}, False)
 
 
 def test_a_kick_is_remembered_for_a_day(receiver: Receiver, world: World) -> None:

@@ -94,6 +94,9 @@ class Found:
 
     def of(self, target: Target | Room) -> list[Outcome]:
         """The outcome of a target; those of a room's users by their ids, and the error if some are missing."""
+        own = self.outcomes.get(target) or Outcome(target, self.halt, self.halt, is_asked=False)
+        if isinstance(target, Target):
+            return [own]
         # Of the users who were named beside their room, those who are not there stand for themselves alone.
         found = {
             user: outcome
@@ -101,7 +104,6 @@ class Found:
             if isinstance(user, Target) and user.room == target
             if outcome.room or not isinstance(outcome.answer, TargetNotFound)
         }
-        own = self.outcomes.get(target) or Outcome(target, self.halt, self.halt, is_asked=False)
         return [found[user] for user in sorted(found)] + ([] if target in self._whole else [own])
 
 

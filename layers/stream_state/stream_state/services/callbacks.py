@@ -155,8 +155,8 @@ class Callbacks:
         not_yet_off = (
             state_record.target
             for state_record in entries_of(partial(self.recorder.store.room, room, to_merge=True))
-            # An expired record counts only if the last message said something else.
-            if state_record.observations or any((state_record.delivered or {}).values())
+            # An expired record counts only if the last message said something else than off.
+            if state_record.observations or {*(state_record.delivered or {}).values()} - {False}
             if state_record.is_undelivered or not state_record.merged(event.observations, 0).is_repeat
         )
         for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):

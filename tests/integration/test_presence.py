@@ -92,7 +92,9 @@ def test_after_one_sweep_nobody_who_has_gone_is_on_and_nobody_who_is_there_is_of
     if world.lookup.query == "presence":
         assert (calls, tried) == ({"GetRoomOnlineUsers": ROOMS}, 0)
     else:
-        assert ROOMS <= calls["GetRoomOnlineUsers"] <= ROOMS + 100
+        # The rooms that were ahead when the withdrawal was noticed are asked about again: how many depends on how long
+        # the first call takes.
+        assert ROOMS <= calls["GetRoomOnlineUsers"] < 2 * ROOMS
         assert 0 < tried < 200
     # And nobody who has gone is on, and nobody who is there is off because of the sweep
     after = {target: record.state.values for target, record in world.store.read(users).items()}

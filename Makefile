@@ -80,7 +80,7 @@ faults: $(INSTALLED) ## Break everything around the functions, one fault after a
 truth: $(INSTALLED) ## Judge 20,000 random histories of users by a model of what is true: some minutes
 	@$(BIN)/python -m tests.integration.truth
 
-bench: build ## Measure this project against what users would run otherwise: about four minutes
+bench: build ## Measure this project against what users would run otherwise: about five minutes
 	@$(BIN)/python -m tests.benchmarks
 
 importtime: build ## Show what each function imports, and how long each module takes

@@ -72,10 +72,10 @@ def measure(table: Table, count: int, users: int) -> Outcome:
     """Receive so many events; the first ones, which open the connections, do not count."""
     queue: Any = MemoryQueue()
     secrets: Any = FakeSecrets({"callback_key": KEY})
-    store = StateStore(table)
+    store = StateStore(table, delivers=True)
     callbacks = Callbacks(
         CachedSecret(secrets, "key", parse_callback_keys, 3600),
-        Delivery(queue, Recorder(store, None, delivers=True)),
+        Delivery(queue, Recorder(store, None)),
         WatchList(table),
         [APP_ID],
     )

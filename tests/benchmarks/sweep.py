@@ -178,8 +178,8 @@ def peak_memory(targets: int, found: Any) -> None:
     client: Any = NothingKept(targets)
     vendor: Any = Vendor()
     keeper = Table(client, TABLE)
-    store = StateStore(keeper)
-    lookup = Lookup(vendor, Recorder(store, None, delivers=True))
+    store = StateStore(keeper, delivers=True)
+    lookup = Lookup(vendor, Recorder(store, None))
     sweep = Sweep(lookup, Delivery(ResultsQueue(client, "https://queue"), lookup.recorder), WatchList(keeper))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet():

@@ -64,19 +64,19 @@ class Stack:
     def settings(self) -> Settings:
         return Settings.from_environment(self.environment)
 
-    def store(self) -> StateStore:
-        return StateStore.from_settings(self.settings, Table.from_settings(self.settings))
+    def store(self, *, delivers: bool = True) -> StateStore:
+        return StateStore.from_settings(self.settings, Table.from_settings(self.settings), delivers=delivers)
 
     def watch_list(self) -> WatchList:
         return WatchList(Table.from_settings(self.settings))
 
-    def lookup(self, store: StateStore, *, delivers: bool = True) -> Lookup:
+    def lookup(self, store: StateStore) -> Lookup:
         keys = StaticKeys(SigningKeys(KEYS.access_key_id, KEYS.secret_access_key))
         rtc = VolcengineClient(self.settings, keys, lambda _: FreeLimiter())
-        return Lookup(rtc, Recorder.from_settings(self.settings, store, delivers=delivers))
+        return Lookup(rtc, Recorder.from_settings(self.settings, store))
 
     def delivery(self, store: StateStore) -> Delivery:
-        return Delivery.from_settings(self.settings, Recorder.from_settings(self.settings, store, delivers=True))
+        return Delivery.from_settings(self.settings, Recorder.from_settings(self.settings, store))
 
     def sweep(self) -> Sweep:
         store = self.store()

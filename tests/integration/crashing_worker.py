@@ -73,8 +73,8 @@ def work(
     CLOCK.now = lambda: time.time() + ahead_seconds  # type: ignore[method-assign]  # as in the test
     # Nothing but the environment of the test's stack is used here.
     stack = Stack(None, None, environment)  # type: ignore[arg-type]  # as said
-    store = stack.store()
-    lookup, delivery = stack.lookup(store, delivers=mode != "api"), stack.delivery(store)
+    store = stack.store(delivers=mode != "api")
+    lookup, delivery = stack.lookup(store), stack.delivery(store)
     match mode:
         case "task":
             delivery.deliver(lookup.some(targets, soon()), soon())

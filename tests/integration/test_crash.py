@@ -120,7 +120,7 @@ def test_a_kill_at_a_step_loses_no_change(watched: Stack, worker: Worker, mode: 
     # Given users who have changed since their states were delivered
     set_audio(watched, on=False)
     if mode == "drain":
-        watched.lookup(watched.store(), delivers=False).some(TARGETS, soon())
+        watched.lookup(watched.store(delivers=False)).some(TARGETS, soon())
     event = signed(VIDEO, CLOCK.now_ms(), user_id="newcomer")
 
     # When a process is killed at a step, and another one does its own work later

@@ -35,7 +35,7 @@ def flip(stack: Stack) -> Callable[[], float]:
 def actors(stack: Stack) -> dict[str, Callable[[], Any]]:
     """Two sweeps of given targets, one of watched ones, the API and a task, each an instance of its own."""
     first, second, third = stack.sweep(), stack.sweep(), stack.sweep()
-    api, store = stack.lookup(stack.store(), delivers=False), stack.store()
+    api, store = stack.lookup(stack.store(delivers=False)), stack.store()
     task, delivery = stack.lookup(store), stack.delivery(store)
     return {
         "given": lambda: first.run(SweepRequest(TARGETS, emits_all=False), soon(), soon()),

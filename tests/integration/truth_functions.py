@@ -96,13 +96,14 @@ class Instance:
         keys: Any = SimpleNamespace(keys=lambda: (KEY,))
         clock, query = world.clock, world.query
         table = Table(here, TABLE, clock)
-        store, api_store = (StateStore(table, world.skew_ms, None if query == "off" else 6_000) for _ in range(2))
-        recorder, watches = Recorder(store, here, delivers=True), WatchList(table)
+        recheck_after_ms = None if query == "off" else 6_000
+        recorder = Recorder(StateStore(table, world.skew_ms, recheck_after_ms, delivers=True), here)
+        watches, api_store = WatchList(table), StateStore(table, world.skew_ms, recheck_after_ms)
         sender, self.watch = delivery.Delivery(here, recorder), watches.add
         self.callbacks = callbacks.Callbacks(keys, sender, watches, [APP_ID], auto_watch=True)
         self.lookup = lookup.Lookup(here, recorder, query)
         self.sweep = sweep.Sweep(self.lookup, sender, watches)
-        self.api = lookup.Lookup(here, Recorder(api_store, here, delivers=False), query)
+        self.api = lookup.Lookup(here, Recorder(api_store, here), query)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         """A request to the table, as boto3 names it."""

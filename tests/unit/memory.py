@@ -9,7 +9,7 @@ import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CodeType
@@ -23,7 +23,7 @@ from stream_state.adapters.table import Table
 from stream_state.adapters.wait_list import WaitList
 from stream_state.adapters.watch_list import WatchList
 from stream_state.domain.merging import StateRecord
-from stream_state.domain.observations import QueryResult
+from stream_state.domain.observations import Observations, QueryResult
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.errors import (
@@ -451,15 +451,19 @@ class World:
         self.retry_queue = stands_in(MemoryRetryQueue())
         self.rtc = stands_in(MemoryRtc(clock))
         self.table = Table(stands_in(self.dynamodb), TABLE, clock)
-        self.store = StateStore(self.table, recheck_after_ms=6000 if rechecks else None)
+        self.store = StateStore(self.table, recheck_after_ms=6000 if rechecks else None, delivers=True)
         self.watch_list = WatchList(self.table)
         self.workflows = workflows or MemoryWorkflows()
         self.wait_list = WaitList(self.table)
-        self.recorder = Recorder(self.store, self.retry_queue, delivers=True, workflows=stands_in(self.workflows))
+        self.recorder = Recorder(self.store, self.retry_queue, workflows=stands_in(self.workflows))
         self.lookup = Lookup(self.rtc, self.recorder, query)
         self.waits = Waits(self.lookup)
         self.delivery = Delivery(self.queue, self.recorder)
         self.sweep = Sweep(self.lookup, self.delivery, self.watch_list)
+
+    def see(self, target: Target, observations: Observations) -> None:
+        """Let an API function see something: it records the change and delivers nothing."""
+        replace(self.store, delivers=False).observe(target, observations)
 
     @property
     def is_untouched(self) -> bool:

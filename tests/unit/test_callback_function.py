@@ -63,7 +63,7 @@ class Endpoint:
         self.world, self.sqs = world, RetrySqs()
         client: Any = self.sqs
         retry_queue = RetryQueue(client, RETRY, DEAD)
-        world.recorder = Recorder(world.store, retry_queue, delivers=True)
+        world.recorder = Recorder(world.store, retry_queue)
         world.delivery = Delivery(world.queue, world.recorder)
         self.receiver = Receiver(world)
         self.module = world.function("callback", monkeypatch)

@@ -28,10 +28,9 @@ def deliver(world: World, *asked: Target) -> list[Any]:
 
 
 def see(world: World, *seen: Target) -> None:
-    """Let the api see users join: it records the change and delivers nothing."""
-    recorder = Recorder(world.store, world.retry_queue, delivers=False)
+    """Let the api see users join."""
     for target in seen:
-        recorder.observe(target, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())}, source="query")
+        world.see(target, {"join": Mark(world.clock.now_ms(), world.clock.now_ms())})
 
 
 def drain(world: World, seconds: float = 10, *, is_whole: bool = False) -> None:
@@ -174,7 +173,7 @@ def test_rechecks_that_cannot_be_sent_any_more_keep_no_change_waiting(world: Wor
             world.store.observe(user, {kind: Mark(at_ms, at_ms)})
     world.clock.seconds += 100
     see(world, Target(ONE.app_id, "class-2", "teacher"))
-    world.delivery = Delivery(world.queue, Recorder(world.store, None, delivers=True))
+    world.delivery = Delivery(world.queue, Recorder(world.store, None))
 
     for _ in range(4):
         drain(world)

@@ -340,8 +340,8 @@ WATCHED = SweepRequest(None, emits_all=False)
 @pytest.fixture
 def described(world: World) -> World:
     """A minute ago callback events described two users: one with audio, and one who left. Both were delivered."""
-    world.store.observe(ON, event("audio.start", world.clock.now_ms()))
-    world.store.observe(OFF, event("leave", world.clock.now_ms()))
+    world.see(ON, event("audio.start", world.clock.now_ms()))
+    world.see(OFF, event("leave", world.clock.now_ms()))
     world.delivery.drain(world.in_seconds(10))
     world.queue.take()
     world.clock.seconds += 60
@@ -453,7 +453,7 @@ def drift(world: World, capsys: pytest.CaptureFixture[str], *watched: Target) ->
 
 def test_a_sweep_corrects_and_counts_drift_once(described: World, capsys: pytest.CaptureFixture[str]) -> None:
     # Given a user who is off by now, one who is back, and one who has gone, each without an event
-    described.store.observe(GONE, event("video.start", described.clock.now_ms()))
+    described.see(GONE, event("video.start", described.clock.now_ms()))
     described.rtc.say(ON, media())
     described.rtc.say(OFF, media("video"))
     described.rtc.say(GONE, UNKNOWN)
@@ -467,8 +467,8 @@ def test_a_sweep_corrects_and_counts_drift_once(described: World, capsys: pytest
 def test_values_that_no_event_described_are_no_drift(described: World, capsys: pytest.CaptureFixture[str]) -> None:
     # Given a user who only joined, a user whom only queries described, and one as the events described
     polled = Target(ON.app_id, ON.room_id, "polled")
-    described.store.observe(NEVER_SEEN, event("join", described.clock.now_ms()))
-    described.store.observe(polled, query(described.clock.now_ms(), audio=True))
+    described.see(NEVER_SEEN, event("join", described.clock.now_ms()))
+    described.see(polled, query(described.clock.now_ms(), audio=True))
     described.rtc.say(ON, media("audio"))
 
     assert drift(described, capsys, ON, OFF, NEVER_SEEN, polled) == 0

@@ -30,7 +30,7 @@ Conforms = Callable[[str, Any], None]
 def room(world: World) -> World:
     """A minute ago callback events described two users with audio; since then the guest's leave was lost."""
     for target in (TEACHER, GUEST):
-        world.store.observe(target, event("audio.start", world.clock.now_ms()))
+        world.see(target, event("audio.start", world.clock.now_ms()))
     world.delivery.drain(world.in_seconds(10), is_whole=True)
     world.queue.take()
     world.clock.seconds += 60
@@ -136,7 +136,7 @@ def test_a_room_call_that_is_refused_or_withdrawn_stops_no_user(room: World, err
 def test_a_room_whose_records_cannot_be_listed_is_not_done(room: World) -> None:
     room.rtc.rooms[HALL] = {"user-00000"}
     for target in targets(300, "hall-1"):
-        room.store.observe(target, event("audio.start", room.clock.now_ms()))
+        room.see(target, event("audio.start", room.clock.now_ms()))
     room.clock.seconds += 60
     room.queue.take()
     room.dynamodb.effects["query"] = iter([None, aws_error("InternalServerError")])

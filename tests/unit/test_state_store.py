@@ -32,11 +32,11 @@ def memory(clock: Clock) -> World:
     return World(clock)
 
 
-def observe(world: World, target: Target, *on: str, seconds_ago: float = 0, delivers: bool = True) -> Merge:
+def observe(world: World, target: Target, *on: str, seconds_ago: float = 0) -> Merge:
     """Write the answer to a query."""
     at_ms = world.clock.now_ms() - int(seconds_ago * 1000)
     values = {Medium(name): value for name, value in media(*on).items()}
-    return world.store.observe(target, QueryResult(values, at_ms, None).observations(), delivers=delivers)
+    return world.store.observe(target, QueryResult(values, at_ms, None).observations())
 
 
 def another(world: World) -> World:
@@ -73,7 +73,7 @@ def test_marks_of_many_workflows_do_not_meet(world: World) -> None:
     for number, instance in enumerate(instances):
         observe(instance, TARGET, "audio", seconds_ago=-number)
 
-    marked = [instance.store.set_waits(TARGET) for instance in instances]
+    marked = [instance.store.mark_waits(TARGET) for instance in instances]
 
     assert [record.has_waits for record in marked] == [True] * 20
     assert [record.revision for record in marked] == list(range(marked[0].revision, marked[0].revision + 20))
@@ -101,7 +101,7 @@ def test_others_who_write_in_every_pause_keep_no_writer_out(memory: World, monke
     others = another(memory)
 
     def write(*_: object) -> None:
-        others.store.set_waits(TARGET)
+        others.store.mark_waits(TARGET)
 
     memory.dynamodb.effects["put_item"] = iter([write, write])
     monkeypatch.setattr(memory.clock, "sleep", write)
@@ -209,7 +209,8 @@ def test_a_change_is_on_the_list_from_its_write_to_its_delivery(world: World) ->
     """The oldest comes first, and a change that its writer delivers stays with the writer for 10 s."""
     one, two = targets(2)
     first = observe(world, one).after
-    observe(world, two, delivers=False)
+    world.store.delivers = False
+    observe(world, two)
     lists = []
     for seconds in (9.9, 0.1):
         lists.append(listed(world))
@@ -228,7 +229,7 @@ def test_a_change_is_on_the_list_from_its_write_to_its_delivery(world: World) ->
 def test_a_recheck_that_is_overdue_by_a_minute_is_on_the_list(world: World) -> None:
     now_ms = world.clock.now_ms()
     for kind, at_ms in (("join", now_ms), ("leave", now_ms + 1)):
-        merge = world.store.observe(TARGET, {kind: Mark(at_ms, at_ms)}, delivers=True)
+        merge = world.store.observe(TARGET, {kind: Mark(at_ms, at_ms)})
         world.store.mark_delivered(merge.after)
     world.clock.seconds += 65.9
     assert listed(world) == []

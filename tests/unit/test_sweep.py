@@ -178,7 +178,7 @@ def test_every_sweep_delivers_the_changes_that_nobody_has_delivered(
     # Given more changes than one look at the list shows, of targets that the sweep is not about
     changed = targets(25, "class-2")
     for target in changed:
-        world.store.observe(target, event("audio.start", world.clock.now_ms()))
+        world.see(target, event("audio.start", world.clock.now_ms()))
     world.watch_list.add([ONE], 3600)
     prepare(world)
 

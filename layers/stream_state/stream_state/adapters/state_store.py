@@ -37,21 +37,25 @@ MOST_KEPT = 1000
 
 @dataclass(eq=False)
 class StateStore:
-    """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails."""
+    """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails.
+
+    `delivers`: this function delivers the changes that it writes; those of another anybody may deliver at once.
+    """
 
     table: Table
     skew_ms: int = 5000
     recheck_after_ms: int | None = None
-    # The records that this instance wrote last: the next write of each needs no other one before it.
+    delivers: bool = False
+    # The records that this instance wrote last, so that the next write of each is seldom refused.
     _kept: OrderedDict[Target, StateRecord] = field(default_factory=OrderedDict, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
     @classmethod
-    def from_settings(cls, settings: Settings, table: Table) -> Self:
+    def from_settings(cls, settings: Settings, table: Table, *, delivers: bool = False) -> Self:
         """The store of a table; rechecks are asked for only where they can be sent and carried out."""
         skew_ms = int(settings.rtc_skew_seconds * 1000)
         can_recheck = settings.rtc_query != "off" and settings.callback_retry_queue_url
-        return cls(table, skew_ms, skew_ms + 1000 if can_recheck else None)
+        return cls(table, skew_ms, skew_ms + 1000 if can_recheck else None, delivers)
 
     def observe(
         self,
@@ -59,17 +63,16 @@ class StateStore:
         observations: Observations,
         before: StateRecord | None = None,
         *,
-        delivers: bool = False,
         is_recheck: bool = False,
         is_room_end: bool = False,
     ) -> Merge:
         """Merge observations into the record of a target and write it.
 
-        `before` is the record if it was read. `delivers`: the caller delivers the change; else others may at once.
-        `is_recheck`: the record's recheck is done with this. `is_room_end`: the room's own item remembers them too.
+        `before` is the record if it was read. `is_recheck`: the record's recheck is done with this. `is_room_end`: the
+        room's own item holds these observations too.
         """
         before = self.newest(target, before)
-        merge = self._merge(before, observations, delivers=delivers, is_recheck=is_recheck, is_end=is_room_end)
+        merge = self._merge(before, observations, is_recheck=is_recheck, is_end=is_room_end)
         if merge.after.is_room_end_read:
             return merge
         # A room's end is written before its records are listed, and read after a record is first written, so that
@@ -79,16 +82,16 @@ class StateStore:
         if end is None or end == record.observations.get("end"):
             self._keep(record)
             return Merge(merge.before, record)
-        return Merge(merge.before, self._merge(record, {"end": end}, delivers=delivers, is_end=True).after)
+        return Merge(merge.before, self._merge(record, {"end": end}, is_end=True).after)
 
     def newest(self, target: Target, read: StateRecord | None) -> StateRecord:
-        """The record that was read or that this instance wrote last; without either one that was not written yet."""
+        """The newer of the record that was read and the one that this instance wrote last; else a new record."""
         kept = self._kept.get(target)
         if kept is None or kept.expires_at <= self.table.clock.now():
             kept = StateRecord(target, skew_ms=self.skew_ms)
         return read if read and read.revision > kept.revision else kept
 
-    def set_waits(self, target: Target) -> StateRecord:
+    def mark_waits(self, target: Target) -> StateRecord:
         """Mark the record of a target: workflows wait for it. The life of a record that there is is not prolonged."""
 
         def marked(record: StateRecord) -> StateRecord:
@@ -110,7 +113,7 @@ class StateStore:
         self._keep(record)
         return record
 
-    def end_waits(self, record: StateRecord) -> StateRecord:
+    def unmark_waits(self, record: StateRecord) -> StateRecord:
         """Take the mark from a record that no workflow waits for, unless others have written meanwhile."""
         try:
             return self._put(replace(record, has_waits=False))
@@ -196,12 +199,12 @@ class StateStore:
         end = answer.get("LastEvaluatedKey")
         if end is None:
             return Page(list(found), None)
-        # The rest of what was found, or is no room, is left out; of another room those who are there are still to come.
+        # The page ended within a room: the next goes on after that room if this page has it, else from that very key.
         is_to_come = end["pk"]["S"].startswith("state#") and record_items.target_of_key(end).room not in found
         return Page(list(found), f"{end['pk']['S']}/{end['sk']['S'] if is_to_come else '~'}")
 
     def _merge(
-        self, first: StateRecord, observations: Observations, *, delivers: bool, is_recheck: bool = False, is_end: bool
+        self, first: StateRecord, observations: Observations, *, is_recheck: bool = False, is_end: bool
     ) -> Merge:
         """Merge and write; a record that others have written and that holds all of it stays as it is."""
 
@@ -219,7 +222,7 @@ class StateStore:
             after_ms = self.recheck_after_ms or 0
             if needs_recheck and after_ms and not now_ms <= recheck_at_ms <= now_ms + after_ms:
                 recheck_at_ms = now_ms + after_ms
-            deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if delivers else now_ms
+            deliver_after_ms = now_ms + DELIVERY_SECONDS * 1000 if self.delivers else now_ms
             # The end of a room prolongs no record of a user who had gone already.
             is_prolonged = not is_end or merge.after.state.values != record.state.values
             return replace(
@@ -255,11 +258,12 @@ class StateStore:
         A record without an expiry gets one, and the list shows a change, and a recheck that was not carried out.
         """
         late_ms = record.recheck_at_ms + RECHECK_LATE_SECONDS * 1000 if record.recheck_at_ms else 0
+        change_ms = record.deliver_after_ms or self.table.clock.now_ms()
         written = replace(
             record,
             revision=record.revision + 1,
             expires_at=record.expires_at or self._expires_at(),
-            deliver_after_ms=record.deliver_after_ms or self.table.clock.now_ms() if record.is_undelivered else late_ms,
+            deliver_after_ms=change_ms if record.is_undelivered else late_ms,
         )
         condition = "revision = :revision" if record.revision else "attribute_not_exists(revision)"
         values = {":revision": record.revision} if record.revision else {}

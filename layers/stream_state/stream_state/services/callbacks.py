@@ -57,8 +57,7 @@ class Callbacks:
     def from_settings(cls, settings: Settings) -> Self:
         """Callbacks as the settings describe them, with short time-outs: the vendor waits for five seconds only."""
         table = Table.from_settings(settings, read_timeout_seconds=0.5)
-        store = StateStore.from_settings(settings, table)
-        recorder = Recorder.from_settings(settings, store, delivers=True)
+        recorder = Recorder.from_settings(settings, StateStore.from_settings(settings, table, delivers=True))
         delivery = Delivery.from_settings(settings, recorder, timeout_seconds=1)
         app_ids, auto_watch = settings.rtc_app_ids, settings.auto_watch
         return cls(callback_keys(settings), delivery, WatchList(table), app_ids, auto_watch)
@@ -92,7 +91,7 @@ class Callbacks:
         try:
             return CallbackEvent.parse(fields, received_at_ms, self.recorder.clock.now_ms())
         except InvalidRequest as error:
-            raise _refused(f"{error.detail.rstrip('.')}") from None
+            raise _refused(error.detail.rstrip(".")) from None
 
     def receive(self, event: CallbackEvent | None, deadline: float) -> bool:
         """Merge a verified event and deliver the change; None is an event without an observation.

@@ -41,11 +41,9 @@ class Lookup:
     @classmethod
     def from_settings(cls, settings: Settings, store: StateStore, function: Function) -> Self:
         """A lookup as the settings describe it, for the function that the rate limiter's metrics name."""
-        # Somebody waits for the answers of api and task. Sweeps and rechecks wait for their turn, and deliver.
-        is_asked = function in ("api", "task")
-        recorder = Recorder.from_settings(settings, store, delivers=not is_asked)
-        max_wait_seconds = settings.rtc_max_wait_seconds if is_asked else math.inf
-        rtc = VolcengineClient.from_settings(settings, function)
+        recorder, rtc = Recorder.from_settings(settings, store), VolcengineClient.from_settings(settings, function)
+        # Somebody waits for the answers of api and task; sweeps and rechecks wait for their turn.
+        max_wait_seconds = settings.rtc_max_wait_seconds if function in ("api", "task") else math.inf
         return cls(rtc, recorder, settings.rtc_query, max_wait_seconds, settings.rtc_qps)
 
     def one(self, target: Target, deadline: float, max_age_seconds: int = 0) -> Answer:

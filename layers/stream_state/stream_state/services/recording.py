@@ -24,18 +24,17 @@ WAKING_SECONDS = 1
 
 @dataclass
 class Recorder:
-    """Records observations; `delivers`: the function delivers the changes that it records."""
+    """Records observations."""
 
     store: StateStore
     retry_queue: RetryQueue | None
-    delivers: bool
     workflows: Workflows = field(default_factory=Workflows)
 
     @classmethod
-    def from_settings(cls, settings: Settings, store: StateStore, *, delivers: bool) -> Self:
+    def from_settings(cls, settings: Settings, store: StateStore) -> Self:
         """A recorder that sends rechecks if the stack has a retry queue."""
         retry_queue = RetryQueue.from_settings(settings) if settings.callback_retry_queue_url else None
-        return cls(store, retry_queue, delivers)
+        return cls(store, retry_queue)
 
     @property
     def wait_list(self) -> WaitList:
@@ -55,13 +54,11 @@ class Recorder:
         *,
         source: Source,
         rtc_request_id: str | None = None,
-        **how: bool,
+        is_recheck: bool = False,
+        is_room_end: bool = False,
     ) -> Merge:
-        """Merge observations into the record of a target, and wake who waits; raises `StateUnavailable`.
-
-        `how`: see `StateStore.observe`.
-        """
-        merge = self.store.observe(target, observations, before, delivers=self.delivers, **how)
+        """Merge observations into the record of a target, as the store does, and wake who waits."""
+        merge = self.store.observe(target, observations, before, is_recheck=is_recheck, is_room_end=is_room_end)
         if merge.asks_recheck:
             self.recheck(target, merge.after.recheck_at_ms)
         if not merge.after.has_waits:
@@ -99,7 +96,7 @@ class Recorder:
         try:
             with ThreadPoolExecutor(WAKING_THREADS) as pool:
                 woken = list(pool.map(wake, self.wait_list.of(record.target)))
-            return record if False in woken else self.store.end_waits(record)
+            return record if False in woken else self.store.unmark_waits(record)
         except StateUnavailable as error:
             log_error(error, record.target)
             return record

@@ -32,8 +32,7 @@ class Sweep:
     def from_settings(cls, settings: Settings) -> Self:
         """A sweep as the settings describe it."""
         table = Table.from_settings(settings)
-        store = StateStore.from_settings(settings, table)
-        lookup = Lookup.from_settings(settings, store, "sweep")
+        lookup = Lookup.from_settings(settings, StateStore.from_settings(settings, table, delivers=True), "sweep")
         return cls(lookup, Delivery.from_settings(settings, lookup.recorder), WatchList(table))
 
     def run(self, request: SweepRequest, calls_deadline: float, deadline: float) -> dict[str, Any]:

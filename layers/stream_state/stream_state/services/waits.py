@@ -62,7 +62,7 @@ class Waits:
         # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
         # observer reads the mark and finds the wait.
         lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
-        found = lookup.recorder.store.set_waits(target)
+        found = lookup.recorder.store.mark_waits(target)
         if wait.condition.holds(found.state, wait.since_ms):
             lookup.recorder.answer(wait, Answer(found))
             return

@@ -222,11 +222,11 @@ def test_a_passing_fault_costs_no_answer(rtc: VolcengineClient, simulator: Simul
     ],
     ids=["sized", "chunked", "chunk without end"],
 )
-def test_no_more_is_read_than_one_mebibyte(simulator: Simulator, fault: Fault) -> None:
+def test_no_more_is_read_than_four_mebibytes(simulator: Simulator, fault: Fault) -> None:
     simulator.fail_next(fault, states([]))
     rtc = client(simulator.url, timeout=5)
 
-    with pytest.raises(RtcProtocolError, match="larger than 1048576 bytes"):
+    with pytest.raises(RtcProtocolError, match="larger than 4194304 bytes"):
         ask(rtc)
 
     # The rest of the answer is not the next answer.

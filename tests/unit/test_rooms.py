@@ -1,6 +1,7 @@
 """Whole rooms and presence: who is in a room is asked about, who has gone is off, and a cut list proves nothing."""
 
 import io
+import time
 from collections.abc import Callable
 from itertools import repeat
 from typing import Any
@@ -365,7 +366,7 @@ def test_what_an_odd_answer_leaves_unknown_stays_as_it_was(room: World) -> None:
     summary = sweep(room, TEACHER, GUEST, NEW)
 
     assert (room.values(TEACHER), (room.values(GUEST) or {})["present"], room.values(NEW)) == (before, False, None)
-    assert (summary["failed"], summary["failures"][0]["problem"]["error"]) == (1, "TargetNotFound")
+    assert (summary["failed"], summary["failures"][0]["problem"]["error"]) == (1, "RtcProtocolError")
 
 
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "given"])
@@ -437,6 +438,71 @@ def test_when_the_presence_calls_are_withdrawn_too_given_targets_are_answered_fr
     assert messages["teacher"]["source"] == "table"
     assert messages["new"]["problem"]["error"] == "RtcActionRetired"
     assert (summary["delivered"], summary["failed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("query", ["on", "presence"])
+@pytest.mark.parametrize("user_id", ["newcomer", "back"])
+def test_a_user_who_joins_a_watched_room_is_no_old_state(
+    world: World, capsys: pytest.CaptureFixture[str], query: str, user_id: str
+) -> None:
+    world.lookup.query = query
+    world.watch_list.add([HALL], 86_400)
+    world.rtc.rooms[HALL] = {"a", "back"}
+    for _ in range(60):
+        sweep(world)
+        world.clock.seconds += 60
+        world.rtc.rooms[HALL] = {"a"}
+    metrics(capsys)
+    world.rtc.rooms[HALL] = {"a", user_id}
+
+    sweep(world)
+
+    assert metrics(capsys)["StalestState"] == [pytest.approx(60, abs=2)]
+
+
+@pytest.mark.parametrize("target", [HALL, Target(APP_ID, "hall-1", "a")], ids=["room", "user"])
+def test_calls_that_fail_for_an_hour_show_in_the_age(
+    world: World, capsys: pytest.CaptureFixture[str], target: Room | Target
+) -> None:
+    world.watch_list.add([target], 86_400)
+    world.rtc.rooms[HALL] = {"a"}
+    sweep(world)
+    world.rtc.default = errors.RtcUnavailable("Down.")
+    for _ in range(60):
+        world.clock.seconds += 60
+        metrics(capsys)
+        sweep(world)
+
+    assert metrics(capsys)["StalestState"] == [pytest.approx(3600, abs=5)]
+
+
+def test_a_room_whose_last_user_was_refused_keeps_its_turn(world: World) -> None:
+    def refuse_after_the_room_was_read() -> errors.StreamStateError:
+        time.sleep(0.1)
+        return errors.CredentialsInvalid("No secret.")
+
+    world.watch_list.add([HALL], 86_400)
+    world.rtc.rooms[HALL] = {"a"}
+    world.rtc.say(Target(APP_ID, "hall-1", "a"), refuse_after_the_room_was_read)
+
+    sweep(world)
+
+    assert world.watch_list.take_lease("next") == (True, None)
+
+
+def test_one_presence_action_that_is_refused_stops_no_user_of_the_other(world: World) -> None:
+    def refuse(*_: object, **__: object) -> Presence:
+        raise REFUSED
+
+    world.lookup.query = "presence"
+    small = [Target(APP_ID, f"room-{number}", "user") for number in range(40)]
+    world.watch_list.add([*targets(11, "hall-1"), *small], 86_400)
+    world.rtc.online_users = refuse
+
+    summary = sweep(world)
+
+    assert (summary["failed"], summary["remaining"]) == (11, 0)
+    assert [(world.values(target) or {}).get("present") for target in small] == [False] * 40
 
 
 # Rechecks

@@ -48,6 +48,19 @@ def entry(user_id: Any = "teacher", status: Any = 1, **more: Any) -> dict[str, A
     return {"UserID": user_id, "Status": status, **more}
 
 
+def test_the_field_may_be_spelled_as_byteplus_spells_it() -> None:
+    result = {name.removesuffix("s"): value for name, value in LISTED.items()}
+
+    assert listed(result) == listed(LISTED)
+
+
+@pytest.mark.parametrize("none", [{"InvisibleUserList": None}, {}], ids=["null", "left out"])
+def test_a_list_of_nobody_may_be_null_or_left_out(none: Others) -> None:
+    result = {"RoomExists": True, "TotalUser": 1, "TotalInvisibleUser": 0, "VisibleUserList": ["teacher"], **none}
+
+    assert (listed(result).of("teacher"), listed(result).of("guest")) == (THERE, GONE)
+
+
 def test_whole_lists_say_who_is_there_and_that_the_others_have_gone(logs: io.StringIO) -> None:
     presence = listed({**LISTED, "Unknown": {"field": 1}})
 

@@ -193,7 +193,7 @@ def test_a_failure_of_the_network_is_retried_and_shown_without_its_text(
 
 
 @pytest.mark.parametrize(("size", "understood"), [(MAX_BODY_BYTES, True), (MAX_BODY_BYTES + 1, False)])
-def test_an_answer_may_have_one_mebibyte(
+def test_an_answer_may_have_four_mebibytes(
     rtc: VolcengineClient, adapter: FakeAdapter, target: Target, size: int, understood: object
 ) -> None:
     adapter.answer(Reply(200, json.dumps(GOOD.body).encode().ljust(size)))
@@ -201,8 +201,17 @@ def test_an_answer_may_have_one_mebibyte(
     if understood:
         assert rtc.stream_state(target, DEADLINE).rtc_request_id == "good-1"
     else:
-        with pytest.raises(RtcProtocolError, match="larger than 1048576 bytes"):
+        with pytest.raises(RtcProtocolError, match="larger than 4194304 bytes"):
             rtc.stream_state(target, DEADLINE)
+
+
+def test_the_longest_list_of_invisible_users_is_read(rtc: VolcengineClient, adapter: FakeAdapter) -> None:
+    names = [f"{number:0128}" for number in range(9_999)]
+    totals = {"TotalUser": 9_999, "TotalInvisibleUser": 9_999}
+    result = {"RoomExists": True, **totals, "VisibleUserList": [], "InvisibleUserList": names}
+    adapter.answer(Reply(200, {"ResponseMetadata": {"RequestId": "request-1"}, "Result": result}))
+
+    assert rtc.online_users(Room("app-1", "class-1"), DEADLINE).users.keys() == {*names}
 
 
 def test_each_retry_has_a_signature_and_a_slot_of_its_own_after_a_growing_random_pause(
@@ -351,6 +360,18 @@ def test_rotated_keys_cost_one_refused_call_and_no_failed_answer(
     assert used == ["old", "old", "new", "new"]
     assert secrets.reads == 2
     assert clock.slept == []
+
+
+def test_keys_that_are_rejected_at_the_last_try_cost_one_try_more(
+    make_rtc: MakeClient, adapter: FakeAdapter, clock: Clock, target: Target
+) -> None:
+    down = failing("InternalServiceError", 500)
+    adapter.answer(down, down, DENIED, down)
+
+    with pytest.raises(RtcUnavailable):
+        make_rtc(secret_keys(FakeSecrets(OLD_KEYS, NEW_KEYS), clock)).stream_state(target, DEADLINE)
+
+    assert len(adapter.requests) == MAX_TRIES + 1
 
 
 @pytest.mark.parametrize(

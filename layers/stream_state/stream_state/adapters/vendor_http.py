@@ -21,7 +21,8 @@ from stream_state.errors import RtcProtocolError, RtcUnavailable
 
 # Calls at once: enough for 60 a second that take a second each.
 MAX_CONCURRENCY = 64
-MAX_BODY_BYTES = 1024 * 1024
+# Enough for the list of a room of 30,000 users with the longest ids.
+MAX_BODY_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 65_536
 
 # Nothing can end a thread whose look-up of a name hangs, so the pool has threads left for the calls after it.

@@ -21,7 +21,8 @@ def read_online_users(room: Room, answer: Answer) -> Presence:
     Raises `RtcProtocolError` if the answer does not say whether the room exists.
     """
     result = answer.result
-    exists = result.get("RoomExists")
+    # RoomExist: as BytePlus spells it (docs.byteplus.com/en/docs/byteplus-rtc/docs-1188355).
+    exists = result.get("RoomExists", result.get("RoomExist"))
     if not isinstance(exists, bool) or (not exists and any(result.get(name) for name in (*_LISTS, *_TOTALS))):
         detail = "Volcengine's answer does not say whether the room exists."
         raise RtcProtocolError(detail, rtc_request_id=answer.rtc_request_id)
@@ -66,9 +67,9 @@ def read_users_property(room: Room, user_ids: Collection[str], answer: Answer) -
 
 
 def _names(value: object) -> set[str | None]:
-    """The ids in a list; None stands for whatever else there is, and for an id that comes twice."""
+    """The ids in a list, none in null; None stands for whatever else there is, and for an id that comes twice."""
     if not isinstance(value, list):
-        return {None}
+        return set() if value is None else {None}
     names: set[str | None] = {name if is_id(name) else None for name in value}
     return names if len(names) == len(value) else names | {None}
 

@@ -162,7 +162,7 @@ class VolcengineClient:
                 # Full jitter, and at least what the vendor asks for.
                 pause = max(self.clock.jitter(0, _BACKOFF_SECONDS * 2**tries), error.retry_after_seconds or 0)
                 longest = min(longest_pause, deadline - MIN_CALL_SECONDS - self.clock.monotonic())
-                if not error.retryable or tries == MAX_TRIES or pause > longest:
+                if not error.retryable or tries >= MAX_TRIES or pause > longest:
                     raise
                 self.clock.sleep(pause)
 

@@ -66,8 +66,8 @@ class Outcome:
     """The answer for the caller, and the merge of the state record for the delivery, or the errors instead.
 
     `is_asked` is False if no call was made: the target's turn is still to come. `room` is the whole room that was asked
-    about, if the target is one of its users. `before` is the record if it was read before the call. The target of an
-    outcome with errors can be a room.
+    about, if the target is one of its users. `before` is the record if it was read before the call. `concerns_others`:
+    an error that every call would meet concerns every target. The target of an outcome with errors can be a room.
     """
 
     target: Target | Room
@@ -76,6 +76,7 @@ class Outcome:
     is_asked: bool = True
     room: Room | None = None
     before: StateRecord | None = None
+    concerns_others: bool = True
 
     @property
     def error(self) -> StreamStateError | None:

@@ -69,6 +69,11 @@ class StateRecord:
         """When the vendor was last asked; 0 if never."""
         return max((mark.at_ms for kind, mark in self.observations.items() if is_of_query(kind)), default=0)
 
+    @property
+    def media_asked_at_ms(self) -> int:
+        """When the vendor was last asked about media; 0 if never."""
+        return max((mark.at_ms for kind, mark in self.observations.items() if kind in {"found", "absent"}), default=0)
+
     def merged(self, observations: Observations, now_ms: int) -> "Merge":
         """The record with more observations."""
         latest = {**self.observations}

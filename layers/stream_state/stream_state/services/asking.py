@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from stream_state.adapters.vendor_errors import concerns_action, concerns_every_target
+from stream_state.adapters.vendor_errors import concerns_every_target
 from stream_state.adapters.vendor_http import MAX_CONCURRENCY
 from stream_state.adapters.volcengine import MIN_CALL_SECONDS
 from stream_state.clock import Clock
@@ -110,10 +110,7 @@ class Found:
 def error_of_all(outcome: Outcome) -> StreamStateError | None:
     """The error of an outcome that every other target would meet too."""
     error = outcome.error
-    if isinstance(outcome.target, Room) and error and concerns_action(error):
-        # Users are asked about by another action.
-        return None
-    return error if error and concerns_every_target(error) else None
+    return error if error and outcome.concerns_others and concerns_every_target(error) else None
 
 
 def not_reached() -> QuotaExceeded:

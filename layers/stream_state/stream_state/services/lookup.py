@@ -16,7 +16,14 @@ from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, not_found
 from stream_state.domain.targets import Room, Target, sort_key
-from stream_state.errors import QuotaExceeded, RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
+from stream_state.errors import (
+    QuotaExceeded,
+    RtcActionRetired,
+    RtcProtocolError,
+    StateUnavailable,
+    StreamStateError,
+    TargetNotFound,
+)
 from stream_state.observability import log_error, logger, record
 from stream_state.services.asking import Came, Found, ask_all
 from stream_state.services.recording import Recorder
@@ -189,7 +196,11 @@ class Lookup:
             return self._recorded(member, member.presence, member.rtc_request_id, source)
         if member.before and member.before.observations:
             return _unasked(member.before)
-        error = without_record() if member.before else StateUnavailable("The target's record could not be read.")
+        error: StreamStateError = without_record()
+        if member.before is None:
+            error = StateUnavailable("The target's record could not be read.")
+        elif self.query != "off":
+            error = RtcProtocolError("Volcengine's answer leaves the user out. Ask again later.")
         return Outcome(member.target, error, error)
 
     def _recorded(

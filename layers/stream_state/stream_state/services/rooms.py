@@ -112,7 +112,8 @@ class Rooms:
         presence = said if isinstance(said, Presence) else _NOTHING
         is_asked = not isinstance(said, QuotaExceeded)
         if whole and isinstance(said, StreamStateError):
-            yield Outcome(whole, said, said, is_asked)
+            # Users are asked about by another action.
+            yield Outcome(whole, said, said, is_asked, concerns_others=not concerns_action(said))
         for batch in batched(group.users, READ_AHEAD, strict=False):
             try:
                 records = self.store.read(batch, to_merge=True)
@@ -123,7 +124,8 @@ class Rooms:
             for target in batch:
                 before = records.get(target)
                 if isinstance(said, StreamStateError) and self.query == "presence":
-                    yield Outcome(target, said, said, is_asked, before=before)
+                    concerns_others = not concerns_action(said) or len(self._refusals) > 1
+                    yield Outcome(target, said, said, is_asked, before=before, concerns_others=concerns_others)
                 else:
                     yield Member(target, before, presence.of(target.user_id), presence.rtc_request_id)
         if whole and presence is said:

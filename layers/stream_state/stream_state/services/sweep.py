@@ -58,10 +58,9 @@ class Sweep:
         """Sweep given targets; a target that failed or was not reached yields a problem message."""
         given = _Given(dict.fromkeys(sorted(targets, key=sort_key)))
         self._ask(given, report, calls_deadline)
-        if isinstance(given.missing, RtcActionRetired):
+        if retired := given.retired():
             # The presence calls are withdrawn too.
-            users = [target for target in given.waiting if isinstance(target, Target)]
-            for outcome in self.lookup.from_table(users, given.missing):
+            for outcome in self.lookup.from_table(list(retired), next(iter(retired.values()))):
                 del given.waiting[outcome.target]
                 report.add(outcome)
         for target, error in given.waiting.items():
@@ -74,7 +73,7 @@ class Sweep:
 
     def _watched(self, report: Report, calls_deadline: float) -> dict[str, Any]:
         """Pass over the watch list once at most; the next sweep asks again about a target that failed."""
-        watch_pass = WatchPass(self.watch_list, report.clock)
+        watch_pass = WatchPass(self.watch_list, asks_media=self.lookup.query == "on")
         if self.lookup.query == "off":
             return {**report.summary(remaining=0), "skipped": "RTC_QUERY is off"}
         if not watch_pass.begin():
@@ -100,6 +99,8 @@ class Sweep:
                 report.add(came)
                 if not came.room:
                     asked.done(came.target, error_of_all(came))
+                elif error_of_all(came):
+                    unasked.add(came.room)
             else:
                 unasked.add(came.room)
 
@@ -133,12 +134,17 @@ class _Given:
 
     def accepts(self, outcome: Outcome) -> bool:
         """Whether an outcome is an answer, or a failure that nothing else can answer."""
-        error = error_of_all(outcome)
-        self.missing = error or self.missing
-        if outcome.is_asked and not isinstance(error, RtcActionRetired):
+        self.missing = error_of_all(outcome) or self.missing
+        if outcome.is_asked and (isinstance(outcome.target, Room) or not isinstance(outcome.error, RtcActionRetired)):
             return True
         self.waiting[outcome.room or outcome.target] = outcome.error
         return False
+
+    def retired(self) -> dict[Target, StreamStateError]:
+        """The users who wait because the vendor has withdrawn an action."""
+        waiting = ((target, error or self.missing) for target, error in self.waiting.items())
+        users = ((target, error) for target, error in waiting if isinstance(target, Target))
+        return {target: error for target, error in users if isinstance(error, RtcActionRetired)}
 
     def done(self, target: Target | Room, _: StreamStateError | None = None) -> None:
         """A target waits no more, also if it failed."""

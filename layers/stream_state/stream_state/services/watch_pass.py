@@ -8,7 +8,6 @@ from functools import partial
 
 from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import LEASE_SECONDS, Watch, WatchList
-from stream_state.clock import Clock
 from stream_state.domain.documents import Outcome
 from stream_state.domain.merging import Merge
 from stream_state.domain.targets import Room, Target
@@ -22,12 +21,11 @@ KEEP_SECONDS = LEASE_SECONDS / 4
 class WatchPass:
     """The watched targets from the stored cursor to the end, then from the start to the cursor."""
 
-    def __init__(self, watch_list: WatchList, clock: Clock) -> None:
-        self._watch_list = watch_list
-        self._clock = clock
+    def __init__(self, watch_list: WatchList, *, asks_media: bool) -> None:
+        self._watch_list, self._clock, self._asks_media = watch_list, watch_list.table.clock, asks_media
         self._token = secrets.token_hex(8)
         self._cursor: str | None = None
-        self._kept_at = clock.monotonic()
+        self._kept_at = self._clock.monotonic()
         self._done_since_kept = 0
         self._rest: Iterator[Watch] = iter(())
         self._order: deque[Watch] = deque()
@@ -55,11 +53,7 @@ class WatchPass:
 
     def accepts(self, outcome: Outcome) -> bool:
         """Whether the target of an outcome had its turn; notes how old its state was before, and a lost event."""
-        if isinstance(outcome.target, Target):
-            last = outcome.merge.before if isinstance(outcome.merge, Merge) else outcome.before
-            at_ms = max(last.state.observed_at_ms or 0, last.asked_at_ms) if last else 0
-            watched_at = self._under_way[outcome.room or outcome.target].watched_at
-            self._stalest_ms = min(self._stalest_ms, at_ms or watched_at * 1000)
+        self._stalest_ms = min(self._stalest_ms, self._observed_at_ms(outcome))
         if isinstance(outcome.merge, Merge) and outcome.merge.corrects_event:
             record("StateDrift")
         return outcome.is_asked
@@ -98,6 +92,20 @@ class WatchPass:
             record("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
         if self._error:
             raise self._error
+
+    def _observed_at_ms(self, outcome: Outcome) -> float:
+        """When the state of an outcome's target was last observed before this turn; infinite if there was no state."""
+        if isinstance(outcome.target, Room):
+            return math.inf
+        last = outcome.merge.before if isinstance(outcome.merge, Merge) else outcome.before
+        if outcome.room and (last is None or last.state.present.value is False):
+            # The room's list names a user who is new, or who comes back.
+            return math.inf
+        # That a user was listed says nothing of the media, if asking about these has failed.
+        is_failed = self._asks_media and not isinstance(outcome.merge, Merge)
+        asked_at_ms = (last.media_asked_at_ms if is_failed else last.asked_at_ms) if last else 0
+        at_ms = max(last.state.observed_at_ms or 0, asked_at_ms) if last else 0
+        return at_ms or (math.inf if outcome.room else self._under_way[outcome.target].watched_at * 1000)
 
     def _watches(self, start: str | None) -> Iterator[Watch]:
         """The watches after the cursor, then those before it; ends early if the lease is lost."""

@@ -14,7 +14,7 @@ from stream_state.adapters.queues import QueueMessage, RetryQueue, messages_of, 
 from stream_state.clock import CLOCK
 from stream_state.domain.parsing import invalid
 from stream_state.errors import CredentialsUnavailable, InvalidRequest, StreamStateError
-from stream_state.observability import entry_point, log_error, logger, record
+from stream_state.observability import add_metric, entry_point, log_error, logger
 from stream_state.services.callbacks import Callbacks
 from stream_state.settings import Settings
 
@@ -101,9 +101,9 @@ def log_refusal(error: StreamStateError) -> None:
     """Log why an event was not received, and count the reason."""
     log_error(error)
     if isinstance(error, InvalidRequest | CredentialsUnavailable):
-        record("CallbackRefused", reason=REASONS[error.status])
+        add_metric("CallbackRefused", reason=REASONS[error.status])
     if isinstance(error, CredentialsUnavailable):
-        record("Errors", error=error.name)
+        add_metric("Errors", error=error.name)
 
 
 @cache

@@ -12,9 +12,9 @@ from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Target
 from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
+from stream_state.services import waits
 from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup, deadline_of
-from stream_state.services.waits import Waits
 from stream_state.settings import Settings
 
 # The part of the time that is kept for delivery, recording included.
@@ -23,7 +23,6 @@ DELIVERY_SECONDS = 12
 settings = Settings.from_environment(os.environ)
 store = StateStore.from_settings(settings, Table.from_settings(settings))
 lookup = Lookup.from_settings(settings, store, "task")
-waits = Waits(lookup)
 delivery = Delivery.from_settings(settings, lookup.recorder)
 
 
@@ -36,10 +35,10 @@ def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         logger.append_keys(**first.as_dict())
     deadline = deadline_of(context, RESERVE_SECONDS)
     if request.wait and isinstance(first, Target):
-        waits.begin_round(first, request.wait, deadline)
+        waits.begin_round(lookup, first, request.wait, deadline)
         return {}
     if request.condition and isinstance(first, Target):
-        answer, holds = waits.check(first, request.condition, deadline, request.max_age_seconds)
+        answer, holds = waits.check(lookup, first, request.condition, deadline, request.max_age_seconds)
         return {**answer.document(), "holds": holds}
     calls_deadline = deadline_of(context, DELIVERY_SECONDS) if request.to_queue else deadline
     is_user = request.is_single and isinstance(first, Target)

@@ -28,7 +28,7 @@ from stream_state.services.callbacks import Callbacks  # noqa: E402 - as above
 from stream_state.services.delivery import Delivery  # noqa: E402 - as above
 from stream_state.services.lookup import Lookup  # noqa: E402 - as above
 from stream_state.services.recording import Recorder  # noqa: E402 - as above
-from stream_state.services.waits import Waits  # noqa: E402 - as above
+from stream_state.services.waits import begin_round  # noqa: E402 - as above
 from tests.benchmarks.callbacks import APP_ID, over_http  # noqa: E402 - as above
 from tests.benchmarks.table import in_memory, table  # noqa: E402 - as above
 from tests.unit.callback_world import KEY, VIDEO, signed  # noqa: E402 - as above
@@ -102,7 +102,7 @@ def measure(table: Table, count: int) -> dict[str, float]:
     secret = CachedSecret(secrets, "key", parse_callback_keys, 3600)
     delivery = Delivery(queue, recorder)
     callbacks = Callbacks(secret, delivery, WatchList(table), [APP_ID])
-    waits = Waits(Lookup(rtc, recorder))
+    lookup = Lookup(rtc, recorder)
 
     def event(user: str) -> Callable[[], object]:
         body = signed(VIDEO, CLOCK.now_ms(), user_id=user)
@@ -111,7 +111,7 @@ def measure(table: Table, count: int) -> dict[str, float]:
     def begin(user: str) -> Callable[[], object]:
         condition = WaitCondition(Medium.VIDEO, publishing=True, deadline=time.time() + 600, interval_seconds=60)
         wait, target = Wait("execution", f"token of {user}", condition), Target(APP_ID, "class-1", user)
-        return lambda: waits.begin_round(target, wait, time.monotonic() + 10)
+        return lambda: begin_round(lookup, target, wait, time.monotonic() + 10)
 
     others, waiting = ([f"{kind}-{number}" for number in range(count + WARM)] for kind in ("other", "host"))
     return {

@@ -23,7 +23,7 @@ from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
 from stream_state.services.sweep import Sweep
-from stream_state.services.waits import Waits
+from stream_state.services.waits import begin_round
 from stream_state.settings import Settings
 from tests.integration.consumer import Consumer
 from tests.sandbox.aws import Aws
@@ -96,7 +96,7 @@ class Stack:
         (target,) = request.targets
         assert isinstance(target, Target)
         assert request.wait
-        Waits(self.lookup(store)).begin_round(target, request.wait, soon())
+        begin_round(self.lookup(store), target, request.wait, soon())
 
     def consume(self) -> list[dict[str, Any]]:
         """Let the consumer take all messages that are there."""

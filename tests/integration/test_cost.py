@@ -14,7 +14,7 @@ from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.services.callbacks import Callbacks
 from stream_state.services.lookup import Lookup
 from stream_state.services.sweep import Sweep
-from stream_state.services.waits import Waits
+from stream_state.services.waits import begin_round
 from tests.integration.conftest import Stack, receive, soon
 from tests.sandbox.simulator import APP_ID
 from tests.sandbox.stack import REPOSITORY
@@ -145,14 +145,14 @@ def test_a_callback_event_costs_what_is_documented(stack: Stack, counts: Counter
 
 def test_a_wait_costs_what_is_documented(stack: Stack, counts: Counter[str]) -> None:
     store = stack.store()
-    waits = Waits(Lookup.from_settings(stack.settings, store, "task"))
+    lookup = Lookup.from_settings(stack.settings, store, "task")
     callbacks = Callbacks.from_settings(stack.settings)
     columns = documented("round that asks")
     names = columns["request"]
 
     def begin(number: int) -> None:
         condition = WaitCondition(Medium.VIDEO, True, CLOCK.now() + 600, 60)  # noqa: FBT003 (on)
-        waits.begin_round(TARGETS[0], Wait("execution", f"token-{number}", condition), soon())
+        begin_round(lookup, TARGETS[0], Wait("execution", f"token-{number}", condition), soon())
 
     def assert_costs(column: str) -> None:
         expected = {name: int(columns[column][row]) for name, row in WAIT_ROWS.items() if columns[column][row] != "0"}

@@ -46,7 +46,6 @@ from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
 from stream_state.services.sweep import Sweep
-from stream_state.services.waits import Waits
 from stream_state.settings import Settings
 from tests.unit.fakes import Clock
 from tests.unit.presence import MemoryPresence
@@ -457,7 +456,6 @@ class World:
         self.wait_list = WaitList(self.table)
         self.recorder = Recorder(self.store, self.retry_queue, workflows=stands_in(self.workflows))
         self.lookup = Lookup(self.rtc, self.recorder, query)
-        self.waits = Waits(self.lookup)
         self.delivery = Delivery(self.queue, self.recorder)
         self.sweep = Sweep(self.lookup, self.delivery, self.watch_list)
 

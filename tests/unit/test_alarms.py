@@ -139,7 +139,7 @@ def test_the_code_records_the_metrics_of_the_contract_and_no_other() -> None:
     recorded = set()
     for path in [*REPOSITORY.glob("layers/stream_state/**/*.py"), *REPOSITORY.glob("functions/*/app.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "record":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "add_metric":
                 dimensions = [keyword.arg for keyword in node.keywords if keyword.arg not in {"value", "unit"}]
                 recorded.add((ast.literal_eval(node.args[0]), *dimensions))
 

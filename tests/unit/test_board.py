@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_state.domain.board import html_of
-from stream_state.domain.observations import Mark, QueryResult, not_found
+from stream_state.domain.observations import Mark, QueryResult, absent
 from stream_state.domain.requests import BoardRequest
 from stream_state.domain.targets import Medium, Room, Target
 from stream_state.errors import InvalidRequest, StateUnavailable
@@ -60,7 +60,7 @@ def test_each_value_is_told_by_shape_and_word_and_unknown_is_never_off(world: Wo
     gone = Target(APP_ID, "class-1", "gone")
     found(world, gone, Medium.VIDEO)
     world.clock.sleep(10)
-    world.store.observe(gone, not_found(world.clock.now_ms()))
+    world.store.observe(gone, absent(world.clock.now_ms()))
 
     widget = Widget(read({}))
 
@@ -96,7 +96,7 @@ def test_a_change_is_one_of_the_values_and_no_new_observation_of_the_same(world:
 def test_watched_rooms_and_users_come_first_and_who_has_gone_last(world: World, read: Read) -> None:
     for target in [Target(APP_ID, "a-room", "user"), *users("z-room", 3)]:
         found(world, target)
-    world.store.observe(users("z-room", 1)[0], not_found(world.clock.now_ms() + 1))
+    world.store.observe(users("z-room", 1)[0], absent(world.clock.now_ms() + 1))
     world.watch_list.add([users("z-room", 3)[2], Target(APP_ID, "z-room", "never-seen")], 3600)
 
     widget = Widget(read({}))
@@ -319,7 +319,7 @@ def test_a_page_of_a_few_rooms_costs_few_requests(world: World, read: Read) -> N
 def test_a_hostile_name_is_text_and_nothing_else(world: World, read: Read, name: str) -> None:
     target = Target(name, name, name)
     request = BoardRequest(name, name, name, name)
-    world.store.observe(target, not_found(world.clock.now_ms()))
+    world.store.observe(target, absent(world.clock.now_ms()))
     settings = Settings.from_environment(ENVIRONMENT)
 
     widget = Widget(html_of(read_page(BoardRequest(name, name), world.store, settings), request, ARN))
@@ -332,7 +332,7 @@ def test_a_hostile_name_is_text_and_nothing_else(world: World, read: Read, name:
 @given(st.text(min_size=1))
 def test_any_name_keeps_the_rules_of_widgets(name: str) -> None:
     world = World(Clock())
-    world.store.observe(Target(name, name, name), not_found(world.clock.now_ms()))
+    world.store.observe(Target(name, name, name), absent(world.clock.now_ms()))
     settings = Settings.from_environment(ENVIRONMENT)
 
     widget = Widget(html_of(read_page(BoardRequest(), world.store, settings), BoardRequest(), ARN))

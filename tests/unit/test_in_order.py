@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_state.services import in_order as module
-from stream_state.services.in_order import in_order, settled
+from stream_state.services.in_order import completed, in_order
 
 
 class ComesAtLook(Future[str]):
@@ -30,7 +30,7 @@ class ComesAtLook(Future[str]):
 def test_a_result_that_comes_between_two_looks_is_not_lost(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.001)
 
-    futures: list[Future[str]] = [ComesAtLook(look), settled("next")]
+    futures: list[Future[str]] = [ComesAtLook(look), completed("next")]
 
     results = [result for result in in_order(futures, 4) if result]
 

@@ -20,7 +20,7 @@ from stream_state.domain.observations import QueryResult
 from stream_state.domain.requests import SweepRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import WaitCondition
-from stream_state.services import asking
+from stream_state.services import asking, waits
 from stream_state.services.lookup import Lookup
 from stream_state.settings import Settings
 from tests.unit.fakes import aws_error
@@ -281,11 +281,11 @@ def test_a_wait_ends_when_its_condition_holds_or_its_deadline_is_past(
     waits_for = condition(world, seconds=seconds)
 
     if isinstance(outcome, bool):
-        answer, holds = world.waits.check(ONE, waits_for, world.in_seconds(10))
+        answer, holds = waits.check(world.lookup, ONE, waits_for, world.in_seconds(10))
         assert (answer.target, holds) == (ONE, outcome)
     else:
         with pytest.raises(outcome):
-            world.waits.check(ONE, waits_for, world.in_seconds(10))
+            waits.check(world.lookup, ONE, waits_for, world.in_seconds(10))
 
 
 @pytest.mark.parametrize(("queries", "source", "present"), [(True, "query", False), (False, "table", None)])
@@ -293,13 +293,13 @@ def test_an_unknown_user_is_not_yet_and_never_off(world: World, queries: object,
     world.rtc.say(ONE, UNKNOWN)
     world.lookup.query = "on" if queries else "off"
 
-    answer, holds = world.waits.check(ONE, condition(world, seconds=5, publishing=False), world.in_seconds(10))
+    answer, holds = waits.check(world.lookup, ONE, condition(world, seconds=5, publishing=False), world.in_seconds(10))
 
     # Without a query nobody said that the user is absent.
     assert (holds, answer.record.state.publishing, answer.record.state.present.value) == (False, None, present)
     assert (answer.source, answer.rtc_request_id) == (source, "request-7" if queries else None)
     with pytest.raises(errors.StreamStateTimeout):
-        world.waits.check(ONE, condition(world, seconds=-1), world.in_seconds(10))
+        waits.check(world.lookup, ONE, condition(world, seconds=-1), world.in_seconds(10))
 
 
 def test_an_answer_that_cannot_be_written_is_merged_with_the_record_that_was_read(world: World) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_state.domain.merging import StateRecord, as_lists, from_lists
-from stream_state.domain.observations import Observations, logged_in, not_found, offline, online
+from stream_state.domain.observations import Observations, absent, logged_in, offline, online
 from stream_state.domain.targets import Medium
 from tests.unit.observed import NOW_MS, TARGET, audio, end, event, join, leave, query, record_of, start, stop
 
@@ -28,7 +28,7 @@ EVENTS = st.builds(
 VALUES = st.none() | st.booleans()
 QUERIES = st.builds(lambda at_ms, audio, video: query(at_ms, audio=audio, video=video), TIMES, VALUES, VALUES)
 LOGINS = st.builds(logged_in, TIMES, TIMES, st.sampled_from([None, "web", "ios"]))
-ASKED = st.one_of(QUERIES, LOGINS, *(st.builds(of, TIMES) for of in (not_found, online, offline)))
+ASKED = st.one_of(QUERIES, LOGINS, *(st.builds(of, TIMES) for of in (absent, online, offline)))
 OBSERVATIONS = st.one_of(EVENTS, EVENTS, ASKED)
 HISTORIES = st.lists(OBSERVATIONS, min_size=1, max_size=9)
 
@@ -96,10 +96,10 @@ def test_a_stored_record_is_read_as_it_was(history: History) -> None:
         ([start(9_000)], leave(10_000), True),
         ([stop(9_000), leave(10_000)], join(20_000), True),
         ([join(9_000)], leave(10_000), True),
-        ([query(9_000, video=True)], not_found(20_000), True),
+        ([query(9_000, video=True)], absent(20_000), True),
         # An event and a query disagree within the skew.
         ([start(9_000)], query(10_000), True),
-        ([start(9_000)], not_found(10_000), True),
+        ([start(9_000)], absent(10_000), True),
         ([end(9_000)], query(10_000, video=True), True),
         ([start(1_000), leave(2_000), leave(5_900)], query(8_100, video=True), True),
         ([end(1_000), join(90_000)], query(94_000, video=True), True),
@@ -109,7 +109,7 @@ def test_a_stored_record_is_read_as_it_was(history: History) -> None:
         ([start(9_000)], query(14_001), False),
         ([start(9_000)], query(10_000, video=True), False),
         ([start(9_000), leave(10_000)], query(15_001), False),
-        ([leave(10_000)], not_found(10_001), False),
+        ([leave(10_000)], absent(10_001), False),
         ([start(9_000), query(10_000)], query(11_000), False),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_doubt_asks_for_a_recheck(history: History, last: Observations, needed
     [
         ([start(1_000)], query(9_000), True),
         ([stop(1_000)], query(9_000, video=True), True),
-        ([join(1_000)], not_found(9_000), True),
+        ([join(1_000)], absent(9_000), True),
         ([query(1_000, video=True)], query(9_000), False),
         ([start(1_000)], query(2_000), False),
         ([start(1_000)], query(9_000, video=True), False),

@@ -10,7 +10,7 @@ import pytest
 
 from stream_state.domain.targets import Target
 from stream_state.errors import RtcThrottled, TargetNotFound
-from stream_state.observability import entry_point, log_error, logger, publish_metrics, record
+from stream_state.observability import add_metric, entry_point, log_error, logger, publish_metrics
 from tests.unit.memory import Context
 
 type Documents = list[dict[str, Any]]
@@ -37,11 +37,11 @@ def values(documents: Documents, metric: str) -> list[float]:
 
 
 def test_a_metric_is_published_once_in_the_embedded_format(published: Callable[[], Documents]) -> None:
-    record("RtcCalls")
-    record("RtcLatency", 12.5, "Milliseconds")
-    record("Errors", error="RtcThrottled")
-    record("Errors", error="RtcUnavailable")
-    record("Errors", 2, error="RtcUnavailable")
+    add_metric("RtcCalls")
+    add_metric("RtcLatency", 12.5, "Milliseconds")
+    add_metric("Errors", error="RtcThrottled")
+    add_metric("Errors", error="RtcUnavailable")
+    add_metric("Errors", 2, error="RtcUnavailable")
 
     publish_metrics()
     documents = published()
@@ -60,7 +60,7 @@ def test_a_metric_with_as_many_values_as_a_document_holds_is_published_at_once(
     published: Callable[[], Documents],
 ) -> None:
     for milliseconds in range(250):
-        record("RtcLatency", milliseconds, "Milliseconds")
+        add_metric("RtcLatency", milliseconds, "Milliseconds")
     full = published()
     publish_metrics()
 
@@ -71,9 +71,9 @@ def test_a_metric_with_as_many_values_as_a_document_holds_is_published_at_once(
 def test_no_value_is_lost_among_many_threads(published: Callable[[], Documents]) -> None:
     def work(_: int) -> None:
         for _ in range(50):
-            record("RtcCalls")
-            record("Errors", error="RtcThrottled")
-            record("RtcLatency", 1, "Milliseconds")
+            add_metric("RtcCalls")
+            add_metric("Errors", error="RtcThrottled")
+            add_metric("RtcLatency", 1, "Milliseconds")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
@@ -122,7 +122,7 @@ def test_an_error_passes_is_logged_once_and_loses_no_metric(
 ) -> None:
     @entry_point
     def handler(event: Any, context: Any) -> None:
-        record("RtcCalls")
+        add_metric("RtcCalls")
         raise error
 
     with pytest.raises(type(error)):

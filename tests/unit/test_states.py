@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from stream_state.domain.observations import Observations, logged_in, not_found, offline, online
+from stream_state.domain.observations import Observations, absent, logged_in, offline, online
 from stream_state.domain.states import state_of
 from stream_state.domain.targets import Medium
 from tests.unit.observed import audio, cut, end, event, join, leave, lost, query, record_of, start, stop
@@ -71,17 +71,17 @@ HISTORIES: dict[str, tuple[History, Expected, Expected]] = {
     "off, then joined and left": ([query(1_000), join(90_000), leave(94_000)], False, None),
     # Found and absent.
     "left, then three polls": ([join(1_000), leave(10_000), query(20_000), query(30_000), query(40_000)], False, None),
-    "left, then not found": ([start(1_000), leave(10_000), not_found(20_000)], False, False),
-    "left at once, then not found": ([start(1_000), leave(2_000), not_found(8_000)], False, False),
-    "left, not found, there": ([start(1_000), leave(2_000), not_found(8_000), event("found", 20_000)], None, None),
-    "not found, then lost within the grace": ([start(3_000), not_found(23_000), lost(23_100)], False, False),
-    "on by a query, then not found": ([query(1_000, video=True), not_found(2_000)], None, False),
-    "off by a query, then not found": ([query(1_000), not_found(2_000)], False, False),
-    "on, not found 5 s later": ([start(1_000), not_found(6_000)], True, True),
-    "on, not found 5 s and 1 ms later": ([start(1_000), not_found(6_001)], None, False),
-    "not found, then joined": ([not_found(9_000), join(8_000)], None, True),
-    "not found, then found": ([not_found(9_000), query(9_001)], False, None),
-    "found and not found at once": ([not_found(9_000), query(9_000)], False, None),
+    "left, then not found": ([start(1_000), leave(10_000), absent(20_000)], False, False),
+    "left at once, then not found": ([start(1_000), leave(2_000), absent(8_000)], False, False),
+    "left, not found, there": ([start(1_000), leave(2_000), absent(8_000), event("found", 20_000)], None, None),
+    "not found, then lost within the grace": ([start(3_000), absent(23_000), lost(23_100)], False, False),
+    "on by a query, then not found": ([query(1_000, video=True), absent(2_000)], None, False),
+    "off by a query, then not found": ([query(1_000), absent(2_000)], False, False),
+    "on, not found 5 s later": ([start(1_000), absent(6_000)], True, True),
+    "on, not found 5 s and 1 ms later": ([start(1_000), absent(6_001)], None, False),
+    "not found, then joined": ([absent(9_000), join(8_000)], None, True),
+    "not found, then found": ([absent(9_000), query(9_001)], False, None),
+    "found and not found at once": ([absent(9_000), query(9_000)], False, None),
     "found with nothing on": ([query(9_000)], False, None),
     # Presence calls.
     "offline, nothing else known": ([offline(9_000)], False, False),
@@ -95,7 +95,7 @@ HISTORIES: dict[str, tuple[History, Expected, Expected]] = {
     "offline, then joined": ([start(1_000), offline(60_000), join(90_000)], None, True),
     "offline, then on": ([offline(60_000), start(90_000)], True, True),
     "offline, then online": ([start(1_000), offline(60_000), online(90_000)], None, True),
-    "offline, then not found": ([start(1_000), offline(60_000), not_found(90_000)], False, False),
+    "offline, then not found": ([start(1_000), offline(60_000), absent(90_000)], False, False),
     "offline, then found with nothing on": ([start(1_000), offline(60_000), query(90_000)], False, None),
     "offline, then found on": ([stop(1_000), offline(60_000), query(90_000, video=True)], True, True),
     "online and offline at once": ([online(9_000), offline(9_000)], None, True),
@@ -197,7 +197,7 @@ def test_the_answer_is_as_old_as_the_oldest_known_medium() -> None:
     state = record_of(query(10_000, audio=None), start(20_000), audio(21_000)).state
 
     assert (state.observed_at_ms, state.media[Medium.VIDEO].at_ms, state.present.at_ms) == (10_000, 20_000, 21_000)
-    assert record_of(not_found(9_000)).state.observed_at_ms == 9_000
+    assert record_of(absent(9_000)).state.observed_at_ms == 9_000
     assert state_of({}).observed_at_ms is None
 
 

@@ -15,6 +15,7 @@ from stream_state.domain.observations import Observations
 from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
+from stream_state.services.waits import begin_round
 from tests.unit.callback_world import JOIN, TEACHER, VIDEO, VIDEO_STOP, Receiver, signed
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import World, media, metrics, targets
@@ -49,7 +50,7 @@ def wait_for(
 def begin(world: World, target: Target = TEACHER, **more: Any) -> str:
     """Begin a round; its token."""
     wait = wait_for(world, **more)
-    world.waits.begin_round(target, wait, world.in_seconds(10))
+    begin_round(world.lookup, target, wait, world.in_seconds(10))
     return wait.token
 
 

@@ -13,7 +13,7 @@ StreamStateError
 ├── RtcRequestRefused        502  the vendor calls the request malformed
 ├── RtcActionRetired         502  the vendor withdrew the action
 ├── RtcProtocolError         502  the vendor's answer was not understood
-├── RtcUnavailable           503  network, time-out or a server error at the vendor
+├── RtcUnavailable           503  network or a server error at the vendor; 504 after a time-out
 └── StreamStateTimeout       504  a wait is past its deadline
 """
 

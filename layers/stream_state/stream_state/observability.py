@@ -24,7 +24,7 @@ _emitters: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}
 type Handler = Callable[[Any, LambdaContext], Any]
 
 
-def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str) -> None:
+def add_metric(metric: str, value: float = 1, unit: str = "Count", **dimension: str) -> None:
     """Add a value to a metric, or to the metric with a dimension such as `error="RtcThrottled"`; counts are summed."""
     key = tuple(dimension.items())
     with _lock:
@@ -39,7 +39,7 @@ def record(metric: str, value: float = 1, unit: str = "Count", **dimension: str)
             # `add_metric` formats all values for a debug message: that is a tenth of a call's processor time.
             values.append(value)
         else:
-            # This writes a metric at once that has as many values as a document holds.
+            # With the last value that a document holds, `add_metric` writes the document at once.
             _emitters[key].add_metric(metric, unit, value)
 
 

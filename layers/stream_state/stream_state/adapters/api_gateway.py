@@ -134,7 +134,7 @@ def respond(event: Any, routes: Mapping[str, Callable[[Request], Response]], dea
     answer = routes.get(route(event))
     try:
         if answer is None:
-            # API Gateway sends no route of another function here of itself.
+            # API Gateway sends only routes of this function; a direct invocation may name any other.
             detail = "The path and the method are no route of this API: see its OpenAPI document."
             raise InvalidRequest(detail, status=HTTPStatus.NOT_FOUND)
         return answer(Request(event, deadline))

@@ -12,7 +12,7 @@ from stream_state.adapters import aws
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.parsing import JsonError, parse_json
 from stream_state.errors import CredentialsInvalid, CredentialsUnavailable, StreamStateError
-from stream_state.observability import logger, record
+from stream_state.observability import add_metric, logger
 from stream_state.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class CachedSecret[T]:
             return self._keys
 
     def _read(self) -> T:
-        record("SecretRefreshes")
+        add_metric("SecretRefreshes")
         self._read_at = self.clock.monotonic()
         try:
             self._keys, self._failure = self.parse(self._text()), None

@@ -15,7 +15,7 @@ from stream_state.clock import CLOCK, Clock
 from stream_state.domain.parsing import JsonError, invalid, parse_json, parse_target, parse_whole_number
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
-from stream_state.observability import logger, record
+from stream_state.observability import add_metric, logger
 from stream_state.settings import Settings
 
 # A batch of the longest messages has a tenth of the size that SQS accepts.
@@ -64,7 +64,7 @@ class ResultsQueue:
                 break
             self.clock.sleep(pause)
         if failed:
-            record("Errors", len(failed), error="DeliveryFailed")
+            add_metric("Errors", len(failed), error="DeliveryFailed")
         return [outcomes[str(index)] for index in range(len(messages))]
 
     def _entry(self, index: int, message: Message) -> Entry:
@@ -123,7 +123,7 @@ class RetryQueue:
         """Ask, by a delayed message, to look at a target again at a time since 1970; raises `DeliveryFailed`."""
         body = json.dumps({"recheck": target.as_dict(), "due_ms": due_ms}, separators=(",", ":"))
         self._send(self.url, MessageBody=body, DelaySeconds=self.recheck_delay_seconds)
-        record("Rechecks")
+        add_metric("Rechecks")
 
     def _send(self, url: str, **parameters: Any) -> None:
         try:
@@ -133,7 +133,7 @@ class RetryQueue:
                 # The first request after a pause may meet a kept connection that is dead.
                 self.client.send_message(QueueUrl=url, **parameters)
         except (ClientError, BotoCoreError) as error:
-            record("Errors", error="DeliveryFailed")
+            add_metric("Errors", error="DeliveryFailed")
             raise _failure(aws.error_code(error), retryable=True) from None
 
 

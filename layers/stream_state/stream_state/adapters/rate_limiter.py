@@ -12,7 +12,7 @@ from stream_state.adapters import aws
 from stream_state.adapters.table import Table, key_of
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
-from stream_state.observability import logger, record
+from stream_state.observability import add_metric, logger
 from stream_state.settings import Settings
 
 type Function = Literal["api", "task", "sweep", "callback"]
@@ -93,8 +93,8 @@ class RateLimiter:
                 was_late = True
             elif not is_held:
                 break
-        record("QuotaGranted")
-        record("QuotaWait", (self._clock.monotonic() - started) * 1000, "Milliseconds", function=self._function)
+        add_metric("QuotaGranted")
+        add_metric("QuotaWait", (self._clock.monotonic() - started) * 1000, "Milliseconds", function=self._function)
 
     def hold(self, seconds: float) -> None:
         """Let no call of any function begin for so long, at most a minute: the vendor throttles."""
@@ -148,11 +148,11 @@ class RateLimiter:
         is_over = deadline_us <= self._now_us()
         is_certain = deadline_us < free_us and (is_over or not self._is_patient)
         if is_certain or (was_denied and is_over):
-            record("QuotaDenied")
+            add_metric("QuotaDenied")
             raise QuotaExceeded(detail, retry_after_seconds=max(free_us - deadline_us, 0) / 1_000_000)
 
     def _reserve(self, deadline_us: int) -> int | None:
-        """Reserve the next slot with one write; None after a denial."""
+        """Reserve the next slot with one write, or two if the first guesses wrongly; None after a denial."""
         now, is_granted, seen_us = self._now_us(), False, self._next_us
         last_us = min(deadline_us, now + self._interval_us) if self._is_patient else deadline_us
         busy = {":more": self._interval_us, ":latest": last_us + self._tolerance_us}

@@ -14,7 +14,7 @@ from stream_state.adapters import aws
 from stream_state.clock import CLOCK, Clock
 from stream_state.domain.targets import Target
 from stream_state.errors import StateUnavailable
-from stream_state.observability import record
+from stream_state.observability import add_metric
 from stream_state.settings import Settings
 
 PAGE_ITEMS = 200
@@ -199,5 +199,5 @@ def target_of(item: Item) -> Target:
 
 def unavailable(reason: str) -> StateUnavailable:
     """The error of a failed request, counted."""
-    record("Errors", error="StateUnavailable")
+    add_metric("Errors", error="StateUnavailable")
     return StateUnavailable(f"The table of states did not do what was asked ({reason}). Try again later.")

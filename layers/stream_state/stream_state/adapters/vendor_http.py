@@ -131,7 +131,7 @@ class _BoundedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._until = CLOCK.monotonic() + (sock.gettimeout() or 0)
+        self._deadline = CLOCK.monotonic() + (sock.gettimeout() or 0)
 
     def makefile(self, *_: object) -> io.BufferedReader:
         """The file that a response makes of its socket."""
@@ -143,7 +143,7 @@ class _BoundedReader(io.RawIOBase):
 
     @override
     def readinto(self, buffer: Any) -> int | None:
-        seconds = self._until - CLOCK.monotonic()
+        seconds = self._deadline - CLOCK.monotonic()
         if seconds <= 0:
             raise TimeoutError
         self._sock.settimeout(seconds)

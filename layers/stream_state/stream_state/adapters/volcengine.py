@@ -35,7 +35,7 @@ from stream_state.errors import (
     StreamStateError,
     TargetNotFound,
 )
-from stream_state.observability import logger, record
+from stream_state.observability import add_metric, logger
 from stream_state.settings import Settings
 
 # The most users that GetRoomUsersProperty can be asked about.
@@ -177,7 +177,7 @@ class VolcengineClient:
         started = self.clock.monotonic()
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
-        record("RtcCalls")
+        add_metric("RtcCalls")
         with self._lock:
             self.calls_made += 1
         sent_at_ms = self.clock.now_ms()
@@ -187,7 +187,7 @@ class VolcengineClient:
                 response = send(self.adapter, self._signed(query, keys), *timeouts, deadline - started)
                 return read(read_answer(sent_at_ms, response, keys.secrets))
         finally:
-            record("RtcLatency", (self.clock.monotonic() - started) * 1000, "Milliseconds")
+            add_metric("RtcLatency", (self.clock.monotonic() - started) * 1000, "Milliseconds")
 
     def _signed(self, query: str, keys: SigningKeys) -> requests.PreparedRequest:
         # A session of `requests` would look for cookies, proxies and hooks, which these requests never have.
@@ -209,5 +209,5 @@ def _errors_counted() -> Iterator[None]:
     try:
         yield
     except StreamStateError as error:
-        record("Errors", error=error.name)
+        add_metric("Errors", error=error.name)
         raise

@@ -14,7 +14,7 @@ from stream_state.adapters import aws
 from stream_state.adapters.table import ConditionFailed, Table, attributes, entries_of, key_of
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
-from stream_state.observability import logger, record
+from stream_state.observability import add_metric, logger
 
 _DEAD = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
 
@@ -25,8 +25,8 @@ class WaitList:
 
     table: Table
 
-    def add(self, target: Target, wait: Wait, until: int) -> None:
-        """Keep a wait until its token is dead (seconds since 1970), in place of the round before."""
+    def add(self, target: Target, wait: Wait, expires_at: int) -> None:
+        """Keep a wait, in place of the round before, until its token is dead (seconds since 1970)."""
         item = attributes(
             {
                 "task_token": wait.token,
@@ -34,7 +34,7 @@ class WaitList:
                 "publishing": wait.condition.publishing,
                 "deadline": int(wait.condition.deadline),
                 "since_ms": wait.since_ms,
-                "expires_at": until,
+                "expires_at": expires_at,
             }
         )
         self.table.call("put_item", Item={**key_of(_partition(target), wait.id), **item})
@@ -74,10 +74,10 @@ class Workflows:
             code = aws.error_code(error)
             if code not in _DEAD:
                 logger.warning("A workflow that waits could not be answered.", extra={"error": code})
-                record("Errors", error="WakeFailed")
+                add_metric("Errors", error="WakeFailed")
                 return False
         else:
-            record("WaitsWoken")
+            add_metric("WaitsWoken")
         return True
 
 

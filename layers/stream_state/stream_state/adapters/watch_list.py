@@ -51,8 +51,7 @@ class Watch:
     @property
     def key(self) -> str:
         """Its place in the order of its partition."""
-        user_id = self.target.user_id if isinstance(self.target, Target) else ""
-        return f"{self.target.app_id}#{self.target.room_id}#{user_id}"
+        return _sort_key(self.target)
 
 
 @dataclass(eq=False)
@@ -155,8 +154,13 @@ def partition_of(key: str) -> int:
 
 
 def _key(target: Target | Room) -> dict[str, Any]:
-    watch = Watch(target, 0, 0)
-    return key_of(f"watch#{partition_of(watch.key)}", watch.key)
+    key = _sort_key(target)
+    return key_of(f"watch#{partition_of(key)}", key)
+
+
+def _sort_key(target: Target | Room) -> str:
+    user_id = target.user_id if isinstance(target, Target) else ""
+    return f"{target.app_id}#{target.room_id}#{user_id}"
 
 
 def _watch(item: Item) -> Watch:

@@ -107,7 +107,7 @@ def iso_time(at_ms: int | None) -> str | None:
 
 
 def observed(answer: Answer | StreamStateError, merge: Merge) -> Answer:
-    """The answer, which may be that the vendor does not know the target, about the record with it."""
+    """The answer; if the vendor does not know the target, an answer from the merged record."""
     return answer if isinstance(answer, Answer) else Answer(merge.after, "query", answer.rtc_request_id)
 
 

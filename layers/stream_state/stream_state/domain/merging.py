@@ -138,7 +138,7 @@ def _kept_as(kind: str, mark: Mark) -> str:
 
 
 def is_of_query(kind: str) -> bool:
-    """Whether observations of a kind come from queries, not from callback events."""
+    """Whether observations of a kind come from calls to the vendor, not from callback events."""
     return kind in _QUERY_KINDS or kind.endswith(".query")
 
 

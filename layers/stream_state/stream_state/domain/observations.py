@@ -93,6 +93,6 @@ def offline(sent_at_ms: int) -> Observations:
     return {"offline": Mark(sent_at_ms, sent_at_ms)}
 
 
-def not_found(sent_at_ms: int) -> Observations:
+def absent(sent_at_ms: int) -> Observations:
     """The observation of a query that did not find the user."""
     return {"absent": Mark(sent_at_ms, sent_at_ms)}

@@ -40,9 +40,9 @@ def parse_object(value: object, names: Iterable[str], where: str = "") -> Mappin
     """The value if it is an object with no other fields than `names`, else `InvalidRequest`."""
     if not isinstance(value, Mapping):
         raise invalid(where or "the request", "must be an object")
-    for unknown in sorted(value.keys() - set(names), key=str):
+    if unknown := sorted(value.keys() - set(names), key=str):
         allowed = ", ".join(sorted(names)) or "none"
-        raise invalid(where or "the request", f"has a field ({shown(unknown)}) that is not one of {allowed}")
+        raise invalid(where or "the request", f"has a field ({shown(unknown[0])}) that is not one of {allowed}")
     return value
 
 

@@ -228,7 +228,7 @@ class _User:
         if joined.at_ms >= last.at_ms:
             # A newer connection, of which this medium has not been observed.
             return _Verdict(None, joined.seen_ms, joined.seen_ms)
-        # The same, if an end came since.
+        # The latest join began the connection if an end came before it; else the start did.
         began = joined if any(mark.at_ms <= joined.at_ms for mark, _ in newer) else start
         since = joined if began == _NEVER else _latest(began, self._join)
         if sure := [end for end in newer if end[0].at_ms - since.at_ms >= max(end[1], 1)]:

@@ -32,7 +32,7 @@ class Room:
         return {"app_id": self.app_id, "room_id": self.room_id}
 
     def digest(self, *more: object) -> str:
-        """As of a user without a name, which no user has."""
+        """The digest of a target with an empty user id, which no user has."""
         return Target(self.app_id, self.room_id, "").digest(*more)
 
 

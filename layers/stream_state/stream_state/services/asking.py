@@ -12,7 +12,7 @@ from stream_state.domain.documents import Answer, Outcome
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import QuotaExceeded, StreamStateError, TargetNotFound
 from stream_state.observability import log_error
-from stream_state.services.in_order import in_order, settled
+from stream_state.services.in_order import completed, in_order
 from stream_state.services.rooms import Member, Step
 
 type Came = Outcome | Room | None
@@ -46,7 +46,7 @@ def ask_all(
                 count += 1
                 yield pool.submit(turn, step, count)
             else:
-                yield settled(step) if step else None
+                yield completed(step) if step else None
 
     with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
         yield from in_order(turns(pool), MAX_CONCURRENCY)
@@ -59,7 +59,7 @@ class _Halt:
     error: StreamStateError | None = None
 
     def note(self, outcome: Outcome) -> None:
-        """Keep the error of an outcome if it is such a one."""
+        """Keep the error of an outcome if every other target would meet it."""
         self.error = self.error or error_of_all(outcome)
 
     def check(self) -> None:
@@ -69,11 +69,11 @@ class _Halt:
 
 
 class Found:
-    """Outcomes by target, as they come; `halt` is the error of a target that was not reached."""
+    """Outcomes by target, as they come; `missing` is the error of a target that was not reached."""
 
     def __init__(self, outcomes: Iterable[Outcome], *, logs_errors: bool) -> None:
         self.outcomes = {outcome.target: outcome for outcome in outcomes}
-        self.halt: StreamStateError = not_reached()
+        self.missing: StreamStateError = not_reached()
         self._whole: set[Room] = set()
         self._logs_errors = logs_errors
 
@@ -84,7 +84,7 @@ class Found:
                 self._whole.add(outcome)
             elif outcome:
                 self.outcomes[outcome.target] = outcome
-                self.halt = error_of_all(outcome) or self.halt
+                self.missing = error_of_all(outcome) or self.missing
                 if outcome.error and self._logs_errors:
                     log_error(outcome.error, outcome.target)
 
@@ -94,10 +94,10 @@ class Found:
 
     def of(self, target: Target | Room) -> list[Outcome]:
         """The outcome of a target; those of a room's users by their ids, and the error if some are missing."""
-        own = self.outcomes.get(target) or Outcome(target, self.halt, self.halt, is_asked=False)
+        own = self.outcomes.get(target) or Outcome(target, self.missing, self.missing, is_asked=False)
         if isinstance(target, Target):
             return [own]
-        # Of the users who were named beside their room, those who are not there stand for themselves alone.
+        # A user who was named beside the room and is not in it is no result of the room.
         found = {
             user: outcome
             for user, outcome in self.outcomes.items()

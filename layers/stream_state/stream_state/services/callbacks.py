@@ -25,7 +25,7 @@ from stream_state.errors import (
     InvalidRequest,
     StreamStateError,
 )
-from stream_state.observability import log_error, logger, record
+from stream_state.observability import add_metric, log_error, logger
 from stream_state.services.delivery import Delivery
 from stream_state.services.recording import Recorder
 from stream_state.settings import Settings
@@ -99,14 +99,14 @@ class Callbacks:
         False if `deadline` (monotonic seconds) came before all users of a room that ended were done. Raises
         `StateUnavailable` or `DeliveryFailed` for an event that must come again.
         """
-        record("CallbackEvents")
+        add_metric("CallbackEvents")
         if event is None:
             return True
         if not event.has_plausible_time:
-            record("CallbackEventsIgnored", reason="implausible_time")
+            add_metric("CallbackEventsIgnored", reason="implausible_time")
         # The table may have forgotten what was newer than so old an event, even if the event waited in the queue.
         if event.mark.at_ms <= self.recorder.clock.now_ms() - STATE_LIFE_SECONDS * 1000:
-            record("CallbackEventsIgnored", reason="too_old")
+            add_metric("CallbackEventsIgnored", reason="too_old")
             return True
         if isinstance(event.target, Target):
             is_done = True
@@ -152,11 +152,11 @@ class Callbacks:
         self.recorder.store.end_room(room, event.mark)
         # The users whose records do not have the end, or have an undelivered change.
         not_yet_off = (
-            state_record.target
-            for state_record in entries_of(partial(self.recorder.store.room, room, to_merge=True))
+            record.target
+            for record in entries_of(partial(self.recorder.store.room, room, to_merge=True))
             # An expired record counts only if the last message said something else than off.
-            if state_record.observations or {*(state_record.delivered or {}).values()} - {False}
-            if state_record.is_undelivered or not state_record.merged(event.observations, 0).is_repeat
+            if record.observations or {*(record.delivered or {}).values()} - {False}
+            if record.is_undelivered or not record.merged(event.observations, 0).is_repeat
         )
         for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):
             # The first users are done in any case, so that tries that begin late get on too.
@@ -209,7 +209,7 @@ class Callbacks:
             self._unknown_types.add(event_type)
         reason = event_type if event_type in self._unknown_types else "unknown_type"
         logger.info("The type of the callback event is unknown.", extra={"event_type": reason})
-        record("CallbackEventsIgnored", reason=reason)
+        add_metric("CallbackEventsIgnored", reason=reason)
 
 
 def _raise_failure(sent: str | DeliveryFailed) -> None:

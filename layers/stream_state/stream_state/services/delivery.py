@@ -9,7 +9,7 @@ from stream_state.adapters.queues import ResultsQueue
 from stream_state.domain.documents import Answer, Outcome, Result
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.errors import DeliveryFailed, StateUnavailable, StreamStateError
-from stream_state.observability import log_error, record
+from stream_state.observability import add_metric, log_error
 from stream_state.services.recording import Recorder
 from stream_state.settings import Settings
 
@@ -37,9 +37,9 @@ class Delivery:
         sent = self.queue.send([one.message() if isinstance(one, Answer) else one for one in messages], deadline)
         accepted = [message for message, outcome in zip(messages, sent, strict=True) if isinstance(outcome, str)]
         records = [message.record for message in accepted if isinstance(message, Answer)]
-        changed = [state_record for state_record in records if state_record.is_undelivered]
-        record("StatesDelivered", len(records))
-        record("StateChanges", len(changed))
+        changed = [record for record in records if record.is_undelivered]
+        add_metric("StatesDelivered", len(records))
+        add_metric("StateChanges", len(changed))
         with ThreadPoolExecutor(MARKING_THREADS) as pool:
             list(pool.map(self._mark, changed))
         return sent

@@ -22,7 +22,7 @@ def in_order[T](futures: Iterable[Future[T] | None], at_once: int) -> Iterator[T
     yield from _ready(window, 0)
 
 
-def settled[T](result: T) -> Future[T]:
+def completed[T](result: T) -> Future[T]:
     """A future that has its result already."""
     future: Future[T] = Future()
     future.set_result(result)

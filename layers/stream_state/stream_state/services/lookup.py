@@ -14,7 +14,7 @@ from stream_state.adapters.volcengine import VolcengineClient
 from stream_state.clock import CLOCK
 from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.observations import Observations, not_found
+from stream_state.domain.observations import Observations, absent
 from stream_state.domain.targets import Room, Target, sort_key
 from stream_state.errors import (
     QuotaExceeded,
@@ -24,7 +24,7 @@ from stream_state.errors import (
     StreamStateError,
     TargetNotFound,
 )
-from stream_state.observability import log_error, logger, record
+from stream_state.observability import add_metric, log_error, logger
 from stream_state.services.asking import Came, Found, ask_all
 from stream_state.services.recording import Recorder
 from stream_state.services.rooms import Member, Rooms
@@ -79,9 +79,9 @@ class Lookup:
             found.add([self.ask(Member(missing[0]), deadline)])
         else:
             found.add(self.each(missing, deadline, max_age_seconds=max_age_seconds))
-        if isinstance(found.halt, RtcActionRetired) and self.query == "on":
+        if isinstance(found.missing, RtcActionRetired) and self.query == "on":
             unanswered = [target for target in users if not found.is_answered(target)]
-            found.add(self.from_table(unanswered, found.halt))
+            found.add(self.from_table(unanswered, found.missing))
             found.add(self.each([room for room in missing if isinstance(room, Room)], deadline, query="presence"))
         return [outcome for target in targets for outcome in found.of(target)]
 
@@ -109,7 +109,7 @@ class Lookup:
         return Page(shown + of_room, page.next_key)
 
     def recheck(self, stored: StateRecord, deadline: float) -> Outcome:
-        """The outcome of asking once more about a target whose record is in doubt: for presence only, if need be."""
+        """Ask once more about a target whose record is in doubt: by a presence call if media are not asked about."""
         target = stored.target
         if self.query == "off":
             return Outcome(target, without_record(), without_record())
@@ -155,7 +155,7 @@ class Lookup:
         except StateUnavailable as error:
             return [Outcome(target, error, error) for target in targets]
         if isinstance(missing, RtcActionRetired):
-            record("RtcActionRetired")
+            add_metric("RtcActionRetired")
             if records:
                 logger.warning("The answer is the last known state: Volcengine has withdrawn GetUserStreamState.")
         found = {target: _unasked(found) for target, found in records.items()}
@@ -177,8 +177,8 @@ class Lookup:
         try:
             result = self.rtc.stream_state(target, deadline, max_wait_seconds=wait_seconds, before_call=before_call)
         except TargetNotFound as error:
-            absent = not_found(error.observed_at_ms or self.recorder.clock.now_ms())
-            return replace(self._recorded(member, {**said, **absent}, error.rtc_request_id), answer=error)
+            observed = {**said, **absent(error.observed_at_ms or self.recorder.clock.now_ms())}
+            return replace(self._recorded(member, observed, error.rtc_request_id), answer=error)
         except StreamStateError as error:
             if said:
                 self._recorded(member, said, member.rtc_request_id)
@@ -225,7 +225,7 @@ class Lookup:
         return Outcome(target, Answer(merge.after, source, asked_id), merge)
 
     def _is_fresh(self, found: StateRecord, max_age_seconds: int) -> bool:
-        """Whether all four media of a record are known as of so long ago or later; 0: nothing is."""
+        """Whether all four media are known, each observed at most so long ago; with 0 no record is fresh."""
         oldest_ms = self.recorder.clock.now_ms() - max_age_seconds * 1000
         return max_age_seconds > 0 and found.state.is_whole_since(oldest_ms)
 
@@ -252,7 +252,7 @@ def without_record() -> TargetNotFound:
 
 def withdrawn() -> None:
     """Say that GetUserStreamState is withdrawn, and that presence calls take its place."""
-    record("RtcActionRetired")
+    add_metric("RtcActionRetired")
     logger.warning("Volcengine has withdrawn GetUserStreamState: presence calls take its place.")
 
 

@@ -18,7 +18,7 @@ from stream_state.domain.parsing import invalid
 from stream_state.domain.targets import PRESENT, Room, Target
 from stream_state.errors import QuotaExceeded, StateUnavailable, StreamStateError
 from stream_state.observability import log_error
-from stream_state.services.in_order import in_order, settled
+from stream_state.services.in_order import completed, in_order
 
 # The records of so many targets are read at once, before their calls.
 READ_AHEAD = 25
@@ -72,15 +72,15 @@ class Rooms:
     _refusals: dict[bool, StreamStateError] = field(default_factory=dict, init=False)
 
     def steps(self, targets: Iterable[Target | Room]) -> Iterator[Step]:
-        """The users in the targets; after all users of a room the room; an outcome where a call failed; None to wait.
+        """The users in the targets; after all users of a room the room; an outcome where a call failed.
 
-        Users who follow their room are served by its call.
+        None while a call is under way. Users who follow their room are served by its call.
         """
 
         def asked(pool: ThreadPoolExecutor) -> Iterator[Future[tuple[_Group, _Said]]]:
             for group in _groups(targets, by_presence=self.query == "presence"):
                 is_called = group.room and self.query != "off"
-                yield pool.submit(self._ask, group) if is_called else settled((group, _NOTHING))
+                yield pool.submit(self._ask, group) if is_called else completed((group, _NOTHING))
 
         pool = ThreadPoolExecutor(ROOMS_AT_ONCE)
         try:

@@ -1,16 +1,16 @@
 """Waits: whether a target fulfils a condition now, and the rounds of a workflow that waits with a task token."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from stream_state.domain.documents import Answer
 from stream_state.domain.merging import Merge, StateRecord
-from stream_state.domain.observations import not_found
+from stream_state.domain.observations import absent
 from stream_state.domain.states import State
 from stream_state.domain.targets import Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.errors import RtcActionRetired, StateUnavailable, StreamStateError, TargetNotFound
-from stream_state.observability import log_error, record
+from stream_state.observability import add_metric, log_error
 from stream_state.services.lookup import Lookup
 from stream_state.services.rooms import Member
 
@@ -18,78 +18,75 @@ from stream_state.services.rooms import Member
 SLOT_WAIT_SECONDS = 1
 
 
-@dataclass
-class Waits:
-    """Waits for one target."""
+def check(
+    lookup: Lookup, target: Target, condition: WaitCondition, deadline: float, max_age_seconds: int = 0
+) -> tuple[Answer, bool]:
+    """The state of a target, and whether it fulfils a wait condition; an unknown target is "not yet".
 
-    lookup: Lookup
+    Raises `StreamStateTimeout` past the deadline if the condition does not hold, or asking failed in a way that may
+    pass.
+    """
+    outcome = lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
+    is_late = lookup.recorder.clock.now() >= condition.deadline
+    answer = outcome.answer
+    if isinstance(answer, TargetNotFound):
+        merge, at_ms = outcome.merge, answer.observed_at_ms
+        unknown = StateRecord(target, absent(at_ms) if at_ms else {})
+        found = merge.after if isinstance(merge, Merge) else unknown
+        answer = Answer(found, "query" if at_ms else "table", answer.rtc_request_id)
+    if isinstance(answer, StreamStateError):
+        raise condition.timeout() if answer.retryable and is_late else answer
+    holds = condition.holds(answer.record.state)
+    if is_late and not holds:
+        raise condition.timeout()
+    return answer, holds
 
-    def check(
-        self, target: Target, condition: WaitCondition, deadline: float, max_age_seconds: int = 0
-    ) -> tuple[Answer, bool]:
-        """The state of a target, and whether it fulfils a wait condition; an unknown target is "not yet".
 
-        Raises `StreamStateTimeout` past the condition's deadline, even if asking failed in a way that may pass.
-        """
-        outcome = self.lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
-        is_late = self.lookup.recorder.clock.now() >= condition.deadline
-        answer = outcome.answer
-        if isinstance(answer, TargetNotFound):
-            merge, at_ms = outcome.merge, answer.observed_at_ms
-            absent = StateRecord(target, not_found(at_ms) if at_ms else {})
-            found = merge.after if isinstance(merge, Merge) else absent
-            answer = Answer(found, "query" if at_ms else "table", answer.rtc_request_id)
-        if isinstance(answer, StreamStateError):
-            raise condition.timeout() if answer.retryable and is_late else answer
-        holds = condition.holds(answer.record.state)
-        if is_late and not holds:
-            raise condition.timeout()
-        return answer, holds
+def begin_round(lookup: Lookup, target: Target, wait: Wait, deadline: float) -> None:
+    """Keep the token for whoever observes the condition, and ask once; `deadline` in monotonic seconds.
 
-    def begin_round(self, target: Target, wait: Wait, deadline: float) -> None:
-        """Keep the token for whoever observes the condition, and ask once; `deadline` in monotonic seconds.
-
-        Raises `StreamStateTimeout` past the wait's deadline, and the errors that a later round would meet too.
-        """
-        lookup, clock = self.lookup, self.lookup.recorder.clock
-        now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
-        if now_ms >= wait.condition.deadline * 1000:
-            raise wait.condition.timeout()
-        if lookup.query == "on":
-            # The last round's answer and what was observed since count, also if this round cannot ask.
-            # Within the skew an event stands for what the vendor answers later.
-            wait = replace(wait, since_ms=now_ms - max(2 * seconds * 1000, lookup.recorder.store.skew_ms))
-        # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
-        # observer reads the mark and finds the wait.
-        lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
-        found = lookup.recorder.store.mark_waits(target)
-        if wait.condition.holds(found.state, wait.since_ms):
-            lookup.recorder.answer(wait, Answer(found))
+    Raises `StreamStateTimeout` past the wait's deadline, and the errors that a later round would meet too.
+    """
+    clock = lookup.recorder.clock
+    now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
+    if now_ms >= wait.condition.deadline * 1000:
+        raise wait.condition.timeout()
+    if lookup.query == "on":
+        # The last round's answer and what was observed since count, also if this round cannot ask.
+        # Within the skew an event stands for what the vendor answers later.
+        wait = replace(wait, since_ms=now_ms - max(2 * seconds * 1000, lookup.recorder.store.skew_ms))
+    # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
+    # observer reads the mark and finds the wait.
+    lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
+    found = lookup.recorder.store.mark_waits(target)
+    if wait.condition.holds(found.state, wait.since_ms):
+        lookup.recorder.answer(wait, Answer(found))
+        return
+    if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):
+        answer = _ask(lookup, target, wait, min(deadline, clock.monotonic() + seconds))
+        if answer and wait.condition.holds(answer.record.state):
             return
-        if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):
-            answer = self._ask(target, wait, min(deadline, clock.monotonic() + seconds))
-            if answer and wait.condition.holds(answer.record.state):
-                return
-        record("WaitsOpen")
+    add_metric("WaitsOpen")
 
-    def _ask(self, target: Target, wait: Wait, deadline: float) -> Answer | None:
-        """The vendor's answer, None for "not yet"; recording it has woken the wait if the condition holds."""
-        outcome = self.lookup.ask(Member(target), deadline, SLOT_WAIT_SECONDS)
-        answer = outcome.answer
-        if isinstance(answer, RtcActionRetired):
-            answer = self.lookup.from_table([target], answer)[0].answer
-        if isinstance(answer, Answer):
-            if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.record.state):
-                # Nothing was recorded.
-                self.lookup.recorder.answer(wait, answer)
-            return answer
-        if not isinstance(answer, TargetNotFound):
-            if not answer.retryable:
-                with suppress(StateUnavailable):
-                    self.lookup.recorder.wait_list.remove(target, wait)
-                raise answer
-            log_error(answer, target)
-        return None
+
+def _ask(lookup: Lookup, target: Target, wait: Wait, deadline: float) -> Answer | None:
+    """The vendor's answer, None for "not yet"; recording it has woken the wait if the condition holds."""
+    outcome = lookup.ask(Member(target), deadline, SLOT_WAIT_SECONDS)
+    answer = outcome.answer
+    if isinstance(answer, RtcActionRetired):
+        answer = lookup.from_table([target], answer)[0].answer
+    if isinstance(answer, Answer):
+        if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.record.state):
+            # Nothing was recorded.
+            lookup.recorder.answer(wait, answer)
+        return answer
+    if not isinstance(answer, TargetNotFound):
+        if not answer.retryable:
+            with suppress(StateUnavailable):
+                lookup.recorder.wait_list.remove(target, wait)
+            raise answer
+        log_error(answer, target)
+    return None
 
 
 def _is_fresh(state: State, oldest_ms: float) -> bool:

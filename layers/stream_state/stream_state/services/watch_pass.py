@@ -12,7 +12,7 @@ from stream_state.domain.documents import Outcome
 from stream_state.domain.merging import Merge
 from stream_state.domain.targets import Room, Target
 from stream_state.errors import StateUnavailable, StreamStateError
-from stream_state.observability import log_error, logger, record
+from stream_state.observability import add_metric, log_error, logger
 
 # How often the lease is renewed at least.
 KEEP_SECONDS = LEASE_SECONDS / 4
@@ -44,7 +44,7 @@ class WatchPass:
         return taken
 
     def targets(self) -> Iterator[Target | Room]:
-        """The targets that are under way, as at a second call, and those that have not begun."""
+        """At a second call the targets that are not done; then those whose turn has not come."""
         yield from list(self._under_way)
         for watch in self._rest:
             self._order.append(watch)
@@ -55,7 +55,7 @@ class WatchPass:
         """Whether the target of an outcome had its turn; notes how old its state was before, and a lost event."""
         self._stalest_ms = min(self._stalest_ms, self._observed_at_ms(outcome))
         if isinstance(outcome.merge, Merge) and outcome.merge.corrects_event:
-            record("StateDrift")
+            add_metric("StateDrift")
         return outcome.is_asked
 
     def done(self, target: Target | Room, error: StreamStateError | None = None) -> None:
@@ -89,7 +89,7 @@ class WatchPass:
         """
         self._keep(release=True)
         if self._stalest_ms < math.inf:
-            record("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
+            add_metric("StalestState", max(self._clock.now() - self._stalest_ms / 1000, 0), "Seconds")
         if self._error:
             raise self._error
 

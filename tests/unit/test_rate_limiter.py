@@ -152,7 +152,7 @@ def table(world: Turns) -> SlowTable:
 @pytest.fixture
 def metrics(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     recorded: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(rate_limiter, "record", lambda *args, **dimension: recorded.append((*args, dimension)))
+    monkeypatch.setattr(rate_limiter, "add_metric", lambda *args, **dimension: recorded.append((*args, dimension)))
     return recorded
 
 

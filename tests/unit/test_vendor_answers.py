@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_state.adapters import vendor_answers
-from stream_state.adapters.vendor_answers import Response, read_answer
+from stream_state.adapters.vendor_answers import VendorResponse, read_answer
 from stream_state.domain.observations import QueryResult
 from stream_state.domain.targets import Medium, Target
 from stream_state.errors import RtcProtocolError, RtcThrottled, StreamStateError, TargetNotFound
@@ -46,7 +46,7 @@ GOOD = json.dumps(envelope(GOOD_RESULT))
 def read(body: Any, status: int = 200, **headers: str) -> QueryResult:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = read_answer(SENT_AT_MS, Response(status, names, data), ("secret",))
+    answer = read_answer(SENT_AT_MS, VendorResponse(status, names, data), ("secret",))
     return vendor_answers.read_states(Target("app-1", "class-1", "teacher"), answer)
 
 

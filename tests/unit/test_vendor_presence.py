@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_state.adapters.vendor_answers import Answer
+from stream_state.adapters.vendor_answers import VendorAnswer
 from stream_state.adapters.vendor_presence import read_online_users, read_users_property
 from stream_state.domain.observations import Observations, Presence, logged_in, offline, online
 from stream_state.domain.targets import Room
@@ -37,11 +37,11 @@ type Others = dict[str, Any]
 
 
 def listed(result: Mapping[str, Any]) -> Presence:
-    return read_online_users(ROOM, Answer(result, SENT_AT_MS, "request-1"))
+    return read_online_users(ROOM, VendorAnswer(result, SENT_AT_MS, "request-1"))
 
 
 def property_of(*entries: Any, user_ids: tuple[str, ...] = ("teacher", "guest")) -> Presence:
-    return read_users_property(ROOM, user_ids, Answer({"UserList": list(entries)}, SENT_AT_MS, "request-1"))
+    return read_users_property(ROOM, user_ids, VendorAnswer({"UserList": list(entries)}, SENT_AT_MS, "request-1"))
 
 
 def entry(user_id: Any = "teacher", status: Any = 1, **more: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_an_odd_entry_leaves_its_user_unknown(entries: list[Any], logs: io.Strin
 @pytest.mark.parametrize("entries", NO_LISTS)
 def test_an_answer_without_a_list_is_an_error(entries: Any) -> None:
     with pytest.raises(RtcProtocolError):
-        read_users_property(ROOM, ["teacher"], Answer({"UserList": entries}, SENT_AT_MS, None))
+        read_users_property(ROOM, ["teacher"], VendorAnswer({"UserList": entries}, SENT_AT_MS, None))
 
 
 json_values = st.recursive(

@@ -18,7 +18,7 @@ _NOT_FOUND_RESULTS = frozenset({"User is not found.", "Room is not found."})
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class VendorResponse:
     """An HTTP response that was read to its end."""
 
     status: int
@@ -27,7 +27,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class VendorAnswer:
     """The Result of a call that succeeded, and when the call was sent, in milliseconds since 1970."""
 
     result: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Answer:
     rtc_request_id: str | None
 
 
-def read_answer(sent_at_ms: int, response: Response, secrets: tuple[str, ...]) -> Answer:
+def read_answer(sent_at_ms: int, response: VendorResponse, secrets: tuple[str, ...]) -> VendorAnswer:
     """The answer in a response; success needs status 200, no Error, and a Result that is an object."""
     try:
         envelope = parse_json(response.body)
@@ -59,10 +59,10 @@ def read_answer(sent_at_ms: int, response: Response, secrets: tuple[str, ...]) -
     if not isinstance(metadata, dict) or not isinstance(result, dict):
         detail = "Volcengine's answer is not JSON with ResponseMetadata and Result. Check RtcEndpoint."
         raise RtcProtocolError(detail, rtc_request_id=request_id)
-    return Answer(result, sent_at_ms, request_id)
+    return VendorAnswer(result, sent_at_ms, request_id)
 
 
-def read_states(target: Target, answer: Answer) -> QueryResult:
+def read_states(target: Target, answer: VendorAnswer) -> QueryResult:
     """The media of a target in an answer of GetUserStreamState; `RtcProtocolError` if it is about another target."""
     if (answer.result.get("RoomId"), answer.result.get("UserId")) != (target.room_id, target.user_id):
         detail = "Volcengine's answer is not about the room and user that were asked for."
@@ -72,7 +72,7 @@ def read_states(target: Target, answer: Answer) -> QueryResult:
     return QueryResult(media, answer.sent_at_ms, answer.rtc_request_id)
 
 
-def log_oddities(target: Target | Room, answer: Answer, oddities: Collection[str]) -> None:
+def log_oddities(target: Target | Room, answer: VendorAnswer, oddities: Collection[str]) -> None:
     """Log why an answer leaves something unknown, if it does."""
     if oddities:
         keys = {**target.as_dict(), "rtc_request_id": answer.rtc_request_id, "odd": sorted(oddities)}

@@ -15,7 +15,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Timeout
 
-from stream_state.adapters.vendor_answers import Response
+from stream_state.adapters.vendor_answers import VendorResponse
 from stream_state.clock import CLOCK
 from stream_state.errors import RtcProtocolError, RtcUnavailable
 
@@ -37,7 +37,7 @@ def send(
     connect_seconds: float,
     read_seconds: float,
     seconds_left: float,
-) -> Response:
+) -> VendorResponse:
     """The whole response; raises `RtcUnavailable`, with status 504 for a time-out, and `RtcProtocolError`."""
     timeout: Any = Timeout(connect=connect_seconds, read=read_seconds, total=seconds_left)
     body = bytearray()
@@ -55,7 +55,7 @@ def send(
         raise _network_error(error) from None
     if len(body) > MAX_BODY_BYTES:
         raise RtcProtocolError(f"Volcengine's answer is larger than {MAX_BODY_BYTES} bytes. Check RtcEndpoint.")
-    return Response(response.status_code, response.headers, bytes(body))
+    return VendorResponse(response.status_code, response.headers, bytes(body))
 
 
 class OneOriginAdapter(HTTPAdapter):

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from stream_state.adapters.vendor_answers import Answer, log_oddities
+from stream_state.adapters.vendor_answers import VendorAnswer, log_oddities
 from stream_state.domain.callback_events import EARLIEST_MS, MAX_AHEAD_MS, parse_device
 from stream_state.domain.observations import Observations, Presence, logged_in, offline, online
 from stream_state.domain.parsing import is_id
@@ -15,7 +15,7 @@ MAX_INVISIBLE = 10_000
 _LISTS, _TOTALS = ("VisibleUserList", "InvisibleUserList"), ("TotalUser", "TotalInvisibleUser")
 
 
-def read_online_users(room: Room, answer: Answer) -> Presence:
+def read_online_users(room: Room, answer: VendorAnswer) -> Presence:
     """Who is in a room by an answer of GetRoomOnlineUsers; the others have gone if the lists are whole.
 
     Raises `RtcProtocolError` if the answer does not say whether the room exists.
@@ -42,7 +42,7 @@ def read_online_users(room: Room, answer: Answer) -> Presence:
     return Presence(users, offline(answer.sent_at_ms) if is_whole else {}, answer.rtc_request_id)
 
 
-def read_users_property(room: Room, user_ids: Collection[str], answer: Answer) -> Presence:
+def read_users_property(room: Room, user_ids: Collection[str], answer: VendorAnswer) -> Presence:
     """Who of some users is in a room by an answer of GetRoomUsersProperty; a user left out is not known.
 
     Raises `RtcProtocolError` if the answer has no list.

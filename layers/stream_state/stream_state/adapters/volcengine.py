@@ -20,7 +20,7 @@ from requests.structures import CaseInsensitiveDict
 from stream_state.adapters.credentials import CachedSecret, signing_keys
 from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, RateLimiter, rate_limiters
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
-from stream_state.adapters.vendor_answers import Answer, read_answer, read_states
+from stream_state.adapters.vendor_answers import VendorAnswer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys
 from stream_state.adapters.vendor_http import OneOriginAdapter, background, send, timed_out
 from stream_state.adapters.vendor_presence import read_online_users, read_users_property
@@ -52,6 +52,15 @@ MIN_CALL_SECONDS = 0.05
 RENEW_SECONDS = 2
 # The vendor sends bodies uncompressed, so that the cap on their size holds.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "stream-state-for-volcengine-rtc"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Call[T]:
+    """A call: its query, how its answer is read, and the name of the rate limiter that grants its slots."""
+
+    query: str
+    read: Callable[[VendorAnswer], T]
+    limiter: str
 
 
 @dataclass(eq=False)
@@ -87,28 +96,28 @@ class VolcengineClient:
         """The media of a target as the vendor answers now; raises `TargetNotFound` too."""
         ids = {"RoomId": target.room_id, "UserId": target.user_id}
         query = _query("GetUserStreamState", "2020-12-01", target.app_id, **ids)
-        return self._answer(query, partial(read_states, target), MAIN, deadline, max_wait_seconds, before_call)
+        call = _Call(query, partial(read_states, target), MAIN)
+        return self._answer(call, deadline, max_wait_seconds, before_call)
 
     def online_users(self, room: Room, deadline: float, *, max_wait_seconds: float = math.inf) -> Presence:
         """Who is in a room as the vendor answers now."""
         query = _query(ONLINE_USERS, "2023-11-01", room.app_id, RoomId=room.room_id)
-        return self._presence(query, partial(read_online_users, room), ONLINE_USERS, deadline, max_wait_seconds)
+        call = _Call(query, partial(read_online_users, room), ONLINE_USERS)
+        return self._presence(call, deadline, max_wait_seconds)
 
     def users_property(
         self, room: Room, user_ids: Sequence[str], deadline: float, *, max_wait_seconds: float = math.inf
     ) -> Presence:
         """Who of at most ten users is in a room, and since when, as the vendor answers now."""
-        read, limiter = partial(read_users_property, room, user_ids), f"{USERS_PROPERTY}#{room.app_id}"
         # Their order is part of what is signed.
         users = "&UserIds=".join(sorted(user_ids))
         query = _query(USERS_PROPERTY, "2023-11-01", room.app_id, RoomId=room.room_id, UserIds=users)
-        return self._presence(query, read, limiter, deadline, max_wait_seconds)
+        call = _Call(query, partial(read_users_property, room, user_ids), f"{USERS_PROPERTY}#{room.app_id}")
+        return self._presence(call, deadline, max_wait_seconds)
 
-    def _presence(
-        self, query: str, read: Callable[[Answer], Presence], limiter: str, deadline: float, max_wait_seconds: float
-    ) -> Presence:
+    def _presence(self, call: _Call[Presence], deadline: float, max_wait_seconds: float) -> Presence:
         try:
-            return self._answer(query, read, limiter, deadline, max_wait_seconds)
+            return self._answer(call, deadline, max_wait_seconds)
         except TargetNotFound as error:
             if error.observed_at_ms is None or "Room" not in (error.rtc_code or ""):
                 # A presence call names no user that could be unknown.
@@ -118,16 +127,10 @@ class VolcengineClient:
             return Presence({}, offline(error.observed_at_ms), error.rtc_request_id)
 
     def _answer[T](
-        self,
-        query: str,
-        read: Callable[[Answer], T],
-        limiter_name: str,
-        deadline: float,
-        max_wait_seconds: float,
-        before_call: Callable[[], None] = lambda: None,
+        self, call: _Call[T], deadline: float, max_wait_seconds: float, before_call: Callable[[], None] = lambda: None
     ) -> T:
-        """What `read` finds in the answer to a call with this query, whose slots come from the limiter of that name."""
-        limiter, longest_pause = self.limiter_of(limiter_name), min(max_wait_seconds, _LONGEST_PAUSE_SECONDS)
+        """What the answer to a call says; the call is tried again where that can help."""
+        limiter, longest_pause = self.limiter_of(call.limiter), min(max_wait_seconds, _LONGEST_PAUSE_SECONDS)
         with _errors_counted():
             keys = self.keys.keys()
         may_renew_keys = True
@@ -146,7 +149,7 @@ class VolcengineClient:
             max_wait_seconds -= signed_at - asked_at
             before_call()
             try:
-                return self._call(query, read, keys, deadline)
+                return self._send(call, keys, deadline)
             except StreamStateError as error:
                 if rejects_keys(error) and may_renew_keys:
                     may_renew_keys = False
@@ -173,7 +176,7 @@ class VolcengineClient:
         except TimeoutError:
             raise CredentialsUnavailable("Secrets Manager did not answer in time. Try again later.") from None
 
-    def _call[T](self, query: str, read: Callable[[Answer], T], keys: SigningKeys, deadline: float) -> T:
+    def _send[T](self, call: _Call[T], keys: SigningKeys, deadline: float) -> T:
         started = self.clock.monotonic()
         if deadline - started < MIN_CALL_SECONDS:
             raise timed_out("There was no time left to call Volcengine. Allow more time, or ask for fewer targets.")
@@ -184,8 +187,8 @@ class VolcengineClient:
         timeouts = self.settings.rtc_connect_timeout, self.settings.rtc_read_timeout
         try:
             with _errors_counted():
-                response = send(self.adapter, self._signed(query, keys), *timeouts, deadline - started)
-                return read(read_answer(sent_at_ms, response, keys.secrets))
+                response = send(self.adapter, self._signed(call.query, keys), *timeouts, deadline - started)
+                return call.read(read_answer(sent_at_ms, response, keys.secrets))
         finally:
             add_metric("RtcLatency", (self.clock.monotonic() - started) * 1000, "Milliseconds")
 

@@ -20,12 +20,13 @@ from stream_state.adapters.api_gateway import (
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.adapters.watch_list import WatchList, parse_expires_in
+from stream_state.clock import deadline_of
 from stream_state.domain.documents import item
 from stream_state.domain.parsing import invalid, parse_max_age, parse_target, parse_target_or_room, parse_targets
 from stream_state.domain.requests import MAX_TARGETS
 from stream_state.domain.targets import Room, Target
 from stream_state.observability import entry_point, logger
-from stream_state.services.lookup import Lookup, deadline_of
+from stream_state.services.lookup import Lookup
 from stream_state.settings import Settings
 
 settings = Settings.from_environment(os.environ)

@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.api_gateway import Request, json_response, problem_response
 from stream_state.adapters.queues import QueueMessage, RetryQueue, messages_of, parse_recheck
-from stream_state.clock import CLOCK
+from stream_state.clock import CLOCK, deadline_of
 from stream_state.domain.parsing import invalid
 from stream_state.errors import CredentialsUnavailable, InvalidRequest, StreamStateError
 from stream_state.observability import add_metric, entry_point, log_error, logger
@@ -44,7 +44,7 @@ workers = ThreadPoolExecutor(4)
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Receive the event of a request, or the messages of a batch of the retry queue."""
     if isinstance(event, Mapping) and "Records" in event:
-        deadline = CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS
+        deadline = deadline_of(context, RESERVE_SECONDS)
         messages = sorted(messages_of(event), key=lambda message: message.is_recheck)
         failed = [message.id for message in messages if not receive_again(message, deadline)]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}

@@ -5,9 +5,9 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from stream_state.clock import deadline_of
 from stream_state.domain.requests import SweepRequest
 from stream_state.observability import entry_point
-from stream_state.services.lookup import deadline_of
 from stream_state.services.sweep import Sweep
 from stream_state.settings import Settings
 

@@ -7,6 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import RESERVE_SECONDS, Table
+from stream_state.clock import deadline_of
 from stream_state.domain.documents import item
 from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Target
@@ -14,7 +15,7 @@ from stream_state.errors import StreamStateError
 from stream_state.observability import entry_point, logger
 from stream_state.services import waits
 from stream_state.services.delivery import Delivery
-from stream_state.services.lookup import Lookup, deadline_of
+from stream_state.services.lookup import Lookup
 from stream_state.settings import Settings
 
 # The part of the time that is kept for delivery, recording included.

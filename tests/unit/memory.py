@@ -41,7 +41,6 @@ from stream_state.errors import (
     TargetNotFound,
 )
 from stream_state.observability import publish_metrics
-from stream_state.services import lookup as lookup_module
 from stream_state.services.delivery import Delivery
 from stream_state.services.lookup import Lookup
 from stream_state.services.recording import Recorder
@@ -477,7 +476,7 @@ class World:
         replaced = {"settings", "table", "store", "watch_list", "lookup", "delivery", "sweep", "waits"}
         for attribute in own.keys() & vars(module).keys() & replaced:
             monkeypatch.setattr(module, attribute, own[attribute])
-        monkeypatch.setattr(lookup_module, "CLOCK", self.clock)
+        monkeypatch.setattr("stream_state.clock.CLOCK", self.clock)
         return module
 
     def record(self, target: Target) -> StateRecord | None:

@@ -3,6 +3,8 @@
 import random
 import time
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
 
 class Clock:
     """Wall time, monotonic time, sleep and jitter of the machine."""
@@ -29,3 +31,8 @@ class Clock:
 
 
 CLOCK = Clock()
+
+
+def deadline_of(context: LambdaContext, reserve_seconds: float) -> float:
+    """The monotonic time that leaves `reserve_seconds` of the invocation."""
+    return CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - reserve_seconds

@@ -5,13 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from stream_state.adapters.rate_limiter import Function
 from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import Page
 from stream_state.adapters.volcengine import VolcengineClient
-from stream_state.clock import CLOCK
 from stream_state.domain.documents import Answer, Outcome, Source
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.observations import Observations, absent
@@ -238,11 +235,6 @@ class Lookup:
             log_error(error)
             return []
         return [_unasked(found) for found in records.values() if self._is_fresh(found, max_age_seconds)]
-
-
-def deadline_of(context: LambdaContext, reserve_seconds: float) -> float:
-    """The monotonic time that leaves `reserve_seconds` of the invocation."""
-    return CLOCK.monotonic() + context.get_remaining_time_in_millis() / 1000 - reserve_seconds
 
 
 def without_record() -> TargetNotFound:

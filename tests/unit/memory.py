@@ -458,6 +458,13 @@ class World:
         self.delivery = Delivery(self.queue, self.recorder)
         self.sweep = Sweep(self.lookup, self.delivery, self.watch_list)
 
+    def another(self) -> "World":
+        """Another instance on the same table, queues and workflows, which has kept no record."""
+        other = World(self.clock, self.dynamodb.client, workflows=self.workflows)
+        other.queue = other.delivery.queue = self.queue
+        other.retry_queue = other.recorder.retry_queue = self.retry_queue
+        return other
+
     def see(self, target: Target, observations: Observations) -> None:
         """Let an API function see something: it records the change and delivers nothing."""
         replace(self.store, delivers=False).observe(target, observations)

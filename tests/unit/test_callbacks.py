@@ -413,6 +413,18 @@ def test_the_end_of_a_room_holds_after_writes_that_failed_midway_and_for_expired
     assert [world.values(Target(APP_ID, "class-1", user)) for user in ("teacher", "late")] == [GONE, GONE]
 
 
+def test_the_end_of_a_room_writes_each_record_of_another_instance_twice(receiver: Receiver, world: World) -> None:
+    for number in range(20):
+        receiver.send(JOIN, user_id=f"user-{number}")
+    world.clock.seconds += 100
+    other = world.another()
+
+    Receiver(other).send(ROOM_END)
+
+    # The change, and the mark of its delivery.
+    assert other.dynamodb.count("put_item") == 40
+
+
 @pytest.mark.parametrize("hours", [2, 25])
 def test_a_room_that_ends_again_and_again_forgets_who_was_there_a_day_ago(
     receiver: Receiver, world: World, hours: int
@@ -490,6 +502,70 @@ def test_a_target_in_doubt_is_rechecked_once_and_the_outcome_is_delivered(receiv
     assert (world.rtc.calls, world.retry_queue.rechecks) == ([TEACHER], [])
     # And the next doubt is rechecked too.
     play(receiver, "20000 video, 20001 stop LeaveRoom")
+    assert [target for target, _ in world.retry_queue.rechecks] == [TEACHER]
+
+
+def test_a_recheck_leaves_one_that_was_asked_for_meanwhile(receiver: Receiver, world: World) -> None:
+    # Given a user who comes and goes once more, seen by another instance, while the first recheck asks
+    receiver.send(JOIN)
+    world.clock.seconds += 2
+    receiver.send(LEAVE, Reason="userLeave")
+    other = Receiver(world.another())
+
+    def answer_late() -> dict[str, bool | None]:
+        for kind in (JOIN, LEAVE):
+            world.clock.seconds += 1
+            other.send(kind, Reason="userLeave")
+        return media()
+
+    world.rtc.say(TEACHER, answer_late, ABSENT)
+
+    # When both rechecks have been carried out
+    for _ in range(2):
+        receiver.recheck_all()
+
+    # Then no doubt is left
+    assert (world.values(TEACHER), world.retry_queue.rechecks) == (GONE, [])
+
+
+@pytest.mark.parametrize("fails", ["SQS", "the watch list"])
+def test_a_recheck_whose_outcome_could_not_be_delivered_or_watched_lets_sweeps_ask_again(
+    watching: Receiver, world: World, fails: str
+) -> None:
+    # Given a user who is there although a leave in doubt has shortened the watch
+    watching.send(JOIN)
+    world.clock.seconds += 2
+    watching.send(LEAVE, Reason="userLeave")
+    assert watching.watches["teacher"] <= LEFT
+    world.rtc.say(TEACHER, media("video"))
+
+    # When the recheck fails after its write, and comes again
+    ((_, due_ms),) = world.retry_queue.rechecks
+    world.queue.refuses = lambda _: fails == "SQS"
+    world.dynamodb.effects["update_item"] = repeat(DOWN if fails == "the watch list" else None)
+    with pytest.raises((StateUnavailable, DeliveryFailed)):
+        watching.recheck_all()
+    world.queue.refuses = lambda _: False
+    world.dynamodb.effects.clear()
+    assert watching.callbacks.recheck(TEACHER, due_ms, world.lookup, world.in_seconds(20))
+
+    # Then the user is watched for a day again
+    assert (video(world), watching.watches["teacher"]) == (True, DAY)
+
+
+def test_a_write_whose_answer_was_lost_asks_for_its_recheck(receiver: Receiver, world: World) -> None:
+    def apply_and_refuse_the_second_try(put: Mapping[str, Any]) -> Any:
+        world.dynamodb.client.put_item(**put)
+        error: Any = aws_error("ConditionalCheckFailedException")
+        error.response["Item"] = put["Item"]
+        return error
+
+    receiver.send(JOIN)
+    world.clock.seconds += 2
+    world.dynamodb.effects["put_item"] = iter([apply_and_refuse_the_second_try])
+
+    receiver.send(LEAVE, Reason="userLeave")
+
     assert [target for target, _ in world.retry_queue.rechecks] == [TEACHER]
 
 

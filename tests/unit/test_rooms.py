@@ -541,6 +541,6 @@ def test_a_recheck_that_an_odd_answer_leaves_open_is_done(room: World) -> None:
     room.store.set_recheck(record, room.clock.now_ms())
     room.rtc.answers.append(Presence({}, {}, None))
 
-    room.lookup.recheck(StateRecord(TEACHER), room.in_seconds(10))
+    room.lookup.recheck(room.record(TEACHER) or record, room.in_seconds(10))
 
     assert (room.record(TEACHER) or record).recheck_at_ms == 0

@@ -16,7 +16,7 @@ from stream_state.domain.requests import TaskRequest
 from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.services.waits import begin_round
-from tests.unit.callback_world import JOIN, TEACHER, VIDEO, VIDEO_STOP, Receiver, signed
+from tests.unit.callback_world import JOIN, LEAVE, TEACHER, VIDEO, VIDEO_STOP, Receiver, signed
 from tests.unit.fakes import Clock, aws_error
 from tests.unit.memory import World, media, metrics, targets
 from tests.unit.moto_table import table_client
@@ -64,6 +64,50 @@ def observe(world: World, observations: Observations, target: Target = TEACHER) 
 
 
 # A round
+
+
+@pytest.mark.parametrize(("interval", "ago"), [(60, 119), (3600, 7199)])
+@pytest.mark.parametrize("answer", [media(), UNKNOWN], ids=["off", "unknown"])
+def test_a_round_asks_before_it_believes_a_record_that_is_not_fresh(
+    world: World, interval: int, ago: int, answer: Any
+) -> None:
+    world.rtc.say(TEACHER, media("video"), answer)
+    world.lookup.one(TEACHER, world.in_seconds(10))
+    world.clock.seconds += ago
+
+    begin(world, interval=interval)
+
+    assert (answered(world), len(world.rtc.calls)) == ([], 2)
+
+
+def test_a_wait_for_off_ends_when_the_vendor_does_not_find_a_user_who_has_left(world: World) -> None:
+    for kind, seconds in ((JOIN, 100), (LEAVE, 300)):
+        Receiver(world).send(kind)
+        world.clock.seconds += seconds
+    world.rtc.say(TEACHER, UNKNOWN)
+
+    token = begin(world, medium=None, publishing=False)
+
+    assert answered(world) == [token]
+
+
+def test_a_late_round_does_not_replace_a_newer_one(world: World) -> None:
+    # Given a round whose first request takes longer than its interval, so that the next round begins
+    other, tokens = world.another(), list[str]()
+
+    def begin_the_next_round(_: object) -> None:
+        world.clock.seconds += 5
+        tokens.append(begin(other, interval=5))
+
+    world.dynamodb.effects["put_item"] = iter([begin_the_next_round])
+    begin(world, interval=5)
+
+    # When the condition is observed
+    world.clock.seconds += 1
+    observe(other, event("video.start", world.clock.now_ms()))
+
+    # Then the newer token is answered
+    assert answered(world) == tokens
 
 
 def test_a_round_asks_once_and_leaves_its_token_until_the_condition_is_observed(

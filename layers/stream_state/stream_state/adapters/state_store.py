@@ -63,16 +63,16 @@ class StateStore:
         observations: Observations,
         before: StateRecord | None = None,
         *,
-        is_recheck: bool = False,
+        recheck_due_ms: int = 0,
         is_room_end: bool = False,
     ) -> Merge:
         """Merge observations into the record of a target and write it.
 
-        `before` is the record if it was read. `is_recheck`: the record's recheck is done with this. `is_room_end`: the
-        room's own item holds these observations too.
+        `before` is the record if it was read. `recheck_due_ms`: the recheck that is due then is done with this.
+        `is_room_end`: the room's own item holds these observations too.
         """
         before = self.newest(target, before)
-        merge = self._merge(before, observations, is_recheck=is_recheck, is_end=is_room_end)
+        merge = self._merge(before, observations, recheck_due_ms=recheck_due_ms, is_end=is_room_end)
         if merge.after.is_room_end_read:
             return merge
         # A room's end is written before its records are listed, and read after a record is first written, so that
@@ -203,20 +203,19 @@ class StateStore:
         is_to_come = end["pk"]["S"].startswith("state#") and record_items.target_of_key(end).room not in found
         return Page(list(found), f"{end['pk']['S']}/{end['sk']['S'] if is_to_come else '~'}")
 
-    def _merge(
-        self, first: StateRecord, observations: Observations, *, is_recheck: bool = False, is_end: bool
-    ) -> Merge:
+    def _merge(self, first: StateRecord, observations: Observations, *, recheck_due_ms: int = 0, is_end: bool) -> Merge:
         """Merge and write; a record that others have written and that holds all of it stays as it is."""
 
         def merged(record: StateRecord) -> StateRecord:
             now_ms = self.table.clock.now_ms()
             merge = record.merged(observations, now_ms)
             # The first record may be an older one that this instance kept: only the write shows what is stored.
-            if merge.is_repeat and record is not first and not is_recheck:
+            if merge.is_repeat and record is not first and not recheck_due_ms:
                 return record
-            recheck_at_ms = 0 if is_recheck else record.recheck_at_ms
+            # While a recheck asks, others can ask for another one.
+            recheck_at_ms = 0 if record.recheck_at_ms == recheck_due_ms else record.recheck_at_ms
             # A recheck that came too soon after an event, for which it was not meant, settles nothing.
-            is_too_soon = is_recheck and merge.after.is_asked_too_soon
+            is_too_soon = recheck_due_ms > 0 and merge.after.is_asked_too_soon
             needs_recheck = merge.needs_recheck or (is_too_soon and merge.after.state.is_contradicted)
             # One that is overdue failed or was lost, and one that is due later waits for something else.
             after_ms = self.recheck_after_ms or 0
@@ -239,10 +238,12 @@ class StateStore:
 
         Nothing is written if `change` gives back the record that it got.
         """
+        first = record
         for tries in range(MAX_TRIES):
             changed = change(record)
             if changed is record:
-                return Merge(record, record)
+                # Perhaps by this very call, whose first answer was lost.
+                return Merge(first, record)
             try:
                 return Merge(record, self._put(changed))
             except ConditionFailed as failed:

@@ -37,7 +37,10 @@ class WaitList:
                 "expires_at": expires_at,
             }
         )
-        self.table.call("put_item", Item={**key_of(_partition(target), wait.id), **item})
+        newest, values = "attribute_not_exists(expires_at) OR expires_at <= :until", {":until": expires_at}
+        # An older round whose request comes late replaces no newer one.
+        with suppress(ConditionFailed):
+            self.table.write("put_item", newest, values, Item={**key_of(_partition(target), wait.id), **item})
 
     def of(self, target: Target) -> list[Wait]:
         """The waits for a target."""

@@ -61,6 +61,9 @@ class WaitCondition:
         # One medium that is on is enough, but all four must be off.
         on = [value.at_ms or 0 for value in state.media.values() if value.value]
         observed_at_ms = max(on, default=0) if self.publishing and self.medium is None else min(times)
+        if not self.publishing and state.present.value is False:
+            # A user who has left publishes nothing.
+            observed_at_ms = max(observed_at_ms, state.present.at_ms or 0)
         return value is self.publishing and observed_at_ms >= oldest_ms
 
     def timeout(self) -> StreamStateTimeout:

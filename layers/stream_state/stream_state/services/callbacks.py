@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from itertools import batched
-from typing import TYPE_CHECKING, Self
+from itertools import batched, repeat
+from typing import TYPE_CHECKING, Any, Self
 
 from stream_state.adapters.credentials import CachedSecret, callback_keys
 from stream_state.adapters.queues import MAX_BATCH_ENTRIES
@@ -110,7 +110,7 @@ class Callbacks:
             return True
         if isinstance(event.target, Target):
             is_done = True
-            self._merge([event.target], event, deadline)
+            self._merge({event.target: None}, event, deadline)
         else:
             is_done = self._room_ended(event.target, event, deadline)
         self.delivery.drain(deadline)
@@ -126,6 +126,10 @@ class Callbacks:
         stored = self.recorder.store.read([target], to_merge=True)[target]
         # Else the doubt was settled, or another message stands for it.
         is_done = stored.recheck_at_ms != due_ms or self._recheck(stored, lookup, deadline)
+        after = self.recorder.store.newest(target, stored)
+        if self.auto_watch and after.state.values[PRESENT]:
+            # A leave in doubt has shortened the watch of a user who is there.
+            self.watch_list.joined(target, after.last_event_ms)
         self.delivery.drain(deadline)
         return is_done
 
@@ -143,38 +147,35 @@ class Callbacks:
         if after.is_undelivered:
             for sent in self.delivery.send([observed(outcome.answer, outcome.merge)], deadline):
                 _raise_failure(sent)
-        if self.auto_watch and after.state.values[PRESENT]:
-            # A leave in doubt has shortened the watch of a user who is there.
-            self.watch_list.joined(stored.target, after.last_event_ms)
         return True
 
     def _room_ended(self, room: Room, event: CallbackEvent, deadline: float) -> bool:
         self.recorder.store.end_room(room, event.mark)
         # The users whose records do not have the end, or have an undelivered change.
         not_yet_off = (
-            record.target
+            record
             for record in entries_of(partial(self.recorder.store.room, room, to_merge=True))
             # An expired record counts only if the last message said something else than off.
             if record.observations or {*(record.delivered or {}).values()} - {False}
             if record.is_undelivered or not record.merged(event.observations, 0).is_repeat
         )
-        for index, targets in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):
+        for index, records in enumerate(batched(not_yet_off, MAX_BATCH_ENTRIES, strict=False)):
             # The first users are done in any case, so that tries that begin late get on too.
             if index and self.recorder.clock.monotonic() > deadline:
                 return False
-            self._merge(targets, event, deadline)
+            self._merge({record.target: record for record in records}, event, deadline)
         return True
 
-    def _merge(self, targets: Sequence[Target], event: CallbackEvent, deadline: float) -> None:
-        """Merge an event into the records of its users, watch, deliver the changes, and only then shorten watches."""
-        observe = partial(
-            self.recorder.observe,
-            observations=event.observations,
-            source="callback",
-            is_room_end=isinstance(event.target, Room),
-        )
-        with ThreadPoolExecutor(len(targets)) as pool:
-            records = [merge.after for merge in pool.map(observe, targets)]
+    def _merge(self, found: Mapping[Target, StateRecord | None], event: CallbackEvent, deadline: float) -> None:
+        """Merge an event into the records of its users, watch, deliver the changes, and only then shorten watches.
+
+        `found`: the users, with their records if these were read.
+        """
+        how: dict[str, Any] = {"source": "callback", "is_room_end": isinstance(event.target, Room)}
+        observe = partial(self.recorder.observe, **how)
+        with ThreadPoolExecutor(len(found)) as pool:
+            merges = pool.map(observe, found, repeat(event.observations), found.values())
+            records = [merge.after for merge in merges]
         # The record decides: a join may arrive after the leave that followed it.
         for after in records:
             if self.auto_watch and event.is_arrival and after.state.present.value is not False:

@@ -111,13 +111,15 @@ class Lookup:
         if self.query == "off":
             return Outcome(target, without_record(), without_record())
         if self.query == "on":
-            outcome = self.ask(Member(target, stored, is_recheck=True), deadline)
+            outcome = self.ask(Member(target, stored, recheck_due_ms=stored.recheck_at_ms), deadline)
             if not isinstance(outcome.answer, RtcActionRetired):
                 return outcome
             withdrawn()
         rooms = Rooms(self.rtc, self.recorder.store, deadline, "presence", self.max_wait_seconds)
         step = next(step for step in rooms.steps([target]) if isinstance(step, Member | Outcome))
-        return self._by_presence(replace(step, is_recheck=True)) if isinstance(step, Member) else step
+        return (
+            self._by_presence(replace(step, recheck_due_ms=stored.recheck_at_ms)) if isinstance(step, Member) else step
+        )
 
     def each(
         self,
@@ -187,7 +189,7 @@ class Lookup:
 
     def _by_presence(self, member: Member) -> Outcome:
         """Record what a presence call said of a user, and take the rest from the record."""
-        if member.presence or member.is_recheck:
+        if member.presence or member.recheck_due_ms:
             # Nobody asked about the media of a user who is there.
             source: Source = "query" if "offline" in member.presence else "table"
             return self._recorded(member, member.presence, member.rtc_request_id, source)
@@ -213,7 +215,7 @@ class Lookup:
                 member.before,
                 source="query",
                 rtc_request_id=rtc_request_id,
-                is_recheck=member.is_recheck,
+                recheck_due_ms=member.recheck_due_ms,
             )
         except StateUnavailable as error:
             log_error(error, target)

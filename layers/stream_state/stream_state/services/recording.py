@@ -54,11 +54,11 @@ class Recorder:
         *,
         source: Source,
         rtc_request_id: str | None = None,
-        is_recheck: bool = False,
+        recheck_due_ms: int = 0,
         is_room_end: bool = False,
     ) -> Merge:
         """Merge observations into the record of a target, as the store does, and wake who waits."""
-        merge = self.store.observe(target, observations, before, is_recheck=is_recheck, is_room_end=is_room_end)
+        merge = self.store.observe(target, observations, before, recheck_due_ms=recheck_due_ms, is_room_end=is_room_end)
         if merge.asks_recheck:
             self.recheck(target, merge.after.recheck_at_ms)
         if not merge.after.has_waits:

@@ -31,14 +31,17 @@ _NOTHING = Presence({}, {}, None)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user to look at: the record if it was read, and what a presence call said; `room` if all of it is asked for."""
+    """A user to look at: the record if it was read, and what a presence call said; `room` if all of it is asked for.
+
+    `recheck_due_ms`: when the recheck is due that is done with this; 0: it is none.
+    """
 
     target: Target
     before: StateRecord | None = None
     presence: Observations = field(default_factory=dict)
     rtc_request_id: str | None = None
     room: Room | None = None
-    is_recheck: bool = False
+    recheck_due_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,15 @@ def begin_round(lookup: Lookup, target: Target, wait: Wait, deadline: float) -> 
     # observer reads the mark and finds the wait.
     lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
     found = lookup.recorder.store.mark_waits(target)
-    if wait.condition.holds(found.state, wait.since_ms):
-        lookup.recorder.answer(wait, Answer(found))
-        return
+    answer = None
     if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):
         answer = _ask(lookup, target, wait, min(deadline, clock.monotonic() + seconds))
         if answer and wait.condition.holds(answer.record.state):
             return
+        found = lookup.recorder.store.newest(target, found)
+    if not answer and wait.condition.holds(found.state, wait.since_ms):
+        lookup.recorder.answer(wait, Answer(found))
+        return
     add_metric("WaitsOpen")
 
 

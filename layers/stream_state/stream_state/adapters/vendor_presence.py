@@ -21,7 +21,7 @@ def read_online_users(room: Room, answer: VendorAnswer) -> Presence:
     Raises `RtcProtocolError` if the answer does not say whether the room exists.
     """
     result = answer.result
-    # RoomExist: as BytePlus spells it (docs.byteplus.com/en/docs/byteplus-rtc/docs-1188355).
+    # RoomExist: as BytePlus spells it (docs.byteplus.com/api/docs/byteplus-rtc/docs-1188355).
     exists = result.get("RoomExists", result.get("RoomExist"))
     if not isinstance(exists, bool) or (not exists and any(result.get(name) for name in (*_LISTS, *_TOTALS))):
         detail = "Volcengine's answer does not say whether the room exists."

@@ -569,6 +569,17 @@ def test_a_write_whose_answer_was_lost_asks_for_its_recheck(receiver: Receiver, 
     assert [target for target, _ in world.retry_queue.rechecks] == [TEACHER]
 
 
+def test_an_event_that_two_instances_receive_asks_for_one_recheck(receiver: Receiver, world: World) -> None:
+    other = Receiver(world.another())
+    for kind in (JOIN, LEAVE):
+        body = signed(kind, receiver.now_ms, Reason="userLeave")
+        receiver.receive(body)
+        other.receive(body)
+        world.clock.seconds += 2
+
+    assert [target for target, _ in world.retry_queue.rechecks] == [TEACHER]
+
+
 def test_a_recheck_that_does_not_find_the_user_ends_the_doubt(receiver: Receiver, world: World) -> None:
     play(receiver, DOUBT)
     world.rtc.say(TEACHER, ABSENT)

@@ -18,7 +18,7 @@ from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.services.waits import begin_round
 from tests.unit.callback_world import JOIN, LEAVE, TEACHER, VIDEO, VIDEO_STOP, Receiver, signed
 from tests.unit.fakes import Clock, aws_error
-from tests.unit.memory import World, media, metrics, targets
+from tests.unit.memory import TABLE, World, media, metrics, targets
 from tests.unit.moto_table import table_client
 from tests.unit.observed import event, query
 
@@ -78,6 +78,72 @@ def test_a_round_asks_before_it_believes_a_record_that_is_not_fresh(
     begin(world, interval=interval)
 
     assert (answered(world), len(world.rtc.calls)) == ([], 2)
+
+
+@pytest.mark.parametrize("error", LASTING, ids=lambda error: error.name)
+def test_a_condition_that_was_just_observed_ends_the_wait_whatever_the_vendor_would_say(
+    world: World, error: errors.StreamStateError
+) -> None:
+    observe(world, event("video.start", world.clock.now_ms()))
+    world.clock.seconds += 1
+    world.rtc.say(TEACHER, error)
+
+    token = begin(world)
+
+    assert (answered(world), world.rtc.calls) == ([token], [])
+
+
+def test_a_user_who_is_unknown_fulfils_nothing_also_if_that_could_not_be_recorded(world: World) -> None:
+    world.rtc.say(TEACHER, media("video"), UNKNOWN)
+    world.lookup.one(TEACHER, world.in_seconds(10))
+    world.clock.seconds += 100
+    down = aws_error("ProvisionedThroughputExceededException")
+    # The wait itself is stored.
+    world.dynamodb.effects["put_item"] = iter([None, *[down] * 20])
+
+    begin(world)
+
+    assert answered(world) == []
+
+
+def test_without_the_action_the_record_at_hand_counts_not_one_that_is_read_late(world: World) -> None:
+    world.rtc.default = RETIRED
+    observe(world.another(), event("video.start", world.clock.now_ms()))
+    world.clock.seconds += 40
+    world.dynamodb.effects["batch_get_item"] = iter([{"Responses": {TABLE: []}}])
+
+    token = begin(world)
+
+    assert answered(world) == [token]
+
+
+def test_a_vendor_that_hangs_leaves_time_to_answer_from_the_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_: Target, deadline: float, **__: object) -> None:
+        world.clock.sleep(deadline - world.clock.monotonic())
+        raise errors.RtcUnavailable("Too slow.")
+
+    observe(world, event("video.start", world.clock.now_ms()))
+    world.clock.seconds += 6
+    started = world.clock.seconds
+    monkeypatch.setattr(world.rtc, "stream_state", hang)
+
+    token = begin(world, interval=5)
+
+    assert (answered(world), world.clock.seconds - started < 4.5) == ([token], True)
+
+
+def test_a_later_wait_of_the_same_execution_may_have_a_shorter_interval(world: World) -> None:
+    world.rtc.say(TEACHER, media())
+    world.workflows.dead.add(begin(world, interval=60, seconds=10))
+    world.clock.seconds += 10
+
+    token = begin(world, interval=5, medium="audio")
+    world.clock.seconds += 1
+    observe(world, event("audio.start", world.clock.now_ms()))
+
+    assert answered(world) == [token]
 
 
 def test_a_wait_for_off_ends_when_the_vendor_does_not_find_a_user_who_has_left(world: World) -> None:
@@ -414,8 +480,8 @@ def test_waits_are_kept_by_target_and_removed_by_token_alone(clock: Clock) -> No
         old, new = wait_for(world), wait_for(world, None, publishing=False)
         others = [wait_for(world, wait_id=f"execution-{number}") for number in range(2, 250)]
         for wait in (old, new, *others):
-            world.wait_list.add(TEACHER, wait, int(clock.now()) + 60)
-        world.wait_list.add(targets(1)[0], old, int(clock.now()) + 60)
+            world.wait_list.add(TEACHER, wait, clock.now_ms())
+        world.wait_list.add(targets(1)[0], old, clock.now_ms())
 
         world.wait_list.remove(TEACHER, old)
         kept = world.wait_list.of(TEACHER)
@@ -424,7 +490,7 @@ def test_waits_are_kept_by_target_and_removed_by_token_alone(clock: Clock) -> No
         assert (condition.medium, condition.publishing) == (None, False)
         world.wait_list.remove(TEACHER, new)
         assert len(world.wait_list.of(TEACHER)) == len(others)
-        clock.seconds += 60
+        clock.seconds += 61
         assert world.wait_list.of(TEACHER) == []
 
 

@@ -39,7 +39,7 @@ MOST_KEPT = 1000
 class StateStore:
     """State records, safe to share among threads. Every method raises `StateUnavailable` if DynamoDB fails.
 
-    `delivers`: this function delivers the changes that it writes; those of another anybody may deliver at once.
+    `delivers`: this function delivers the changes that it writes; else anybody may deliver them at once.
     """
 
     table: Table
@@ -238,12 +238,10 @@ class StateStore:
 
         Nothing is written if `change` gives back the record that it got.
         """
-        first = record
         for tries in range(MAX_TRIES):
             changed = change(record)
             if changed is record:
-                # Perhaps by this very call, whose first answer was lost.
-                return Merge(first, record)
+                return Merge(record, record)
             try:
                 return Merge(record, self._put(changed))
             except ConditionFailed as failed:
@@ -268,7 +266,12 @@ class StateStore:
         )
         condition = "revision = :revision" if record.revision else "attribute_not_exists(revision)"
         values = {":revision": record.revision} if record.revision else {}
-        self.table.write("put_item", condition, values, Item=record_items.item_of(written))
+        try:
+            self.table.write("put_item", condition, values, Item=record_items.item_of(written))
+        except ConditionFailed as failed:
+            # If the answer to this very write was lost, the client's second try is refused.
+            if self._record(record.target, failed.item) != written:
+                raise
         self._keep(written)
         return written
 

@@ -67,7 +67,7 @@ def read_users_property(room: Room, user_ids: Collection[str], answer: VendorAns
 
 
 def _names(value: object) -> set[str | None]:
-    """The ids in a list, none in null; None stands for whatever else there is, and for an id that comes twice."""
+    """The ids in a list; null is an empty list. None stands for anything else, and for an id that comes twice."""
     if not isinstance(value, list):
         return set() if value is None else {None}
     names: set[str | None] = {name if is_id(name) else None for name in value}

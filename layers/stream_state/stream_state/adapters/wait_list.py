@@ -25,8 +25,8 @@ class WaitList:
 
     table: Table
 
-    def add(self, target: Target, wait: Wait, expires_at: int) -> None:
-        """Keep a wait, in place of the round before, until its token is dead (seconds since 1970)."""
+    def add(self, target: Target, wait: Wait, begun_at_ms: int) -> None:
+        """Keep a wait, in place of the round before, for the interval after which its token is dead."""
         item = attributes(
             {
                 "task_token": wait.token,
@@ -34,13 +34,15 @@ class WaitList:
                 "publishing": wait.condition.publishing,
                 "deadline": int(wait.condition.deadline),
                 "since_ms": wait.since_ms,
-                "expires_at": expires_at,
+                "begun_at_ms": begun_at_ms,
+                "expires_at": begun_at_ms // 1000 + (wait.condition.interval_seconds or 0) + 1,
             }
         )
-        newest, values = "attribute_not_exists(expires_at) OR expires_at <= :until", {":until": expires_at}
+        condition = "attribute_not_exists(begun_at_ms) OR begun_at_ms <= :begun_at_ms"
+        item |= key_of(_partition(target), wait.id)
         # An older round whose request comes late replaces no newer one.
         with suppress(ConditionFailed):
-            self.table.write("put_item", newest, values, Item={**key_of(_partition(target), wait.id), **item})
+            self.table.write("put_item", condition, {":begun_at_ms": begun_at_ms}, Item=item)
 
     def of(self, target: Target) -> list[Wait]:
         """The waits for a target."""

@@ -67,7 +67,8 @@ class Outcome:
 
     `is_asked` is False if no call was made: the target's turn is still to come. `room` is the whole room that was asked
     about, if the target is one of its users. `before` is the record if it was read before the call. `concerns_others`:
-    an error that every call would meet concerns every target. The target of an outcome with errors can be a room.
+    whether an error of the whole action concerns the other targets too. The target of an outcome with errors can be a
+    room.
     """
 
     target: Target | Room

@@ -199,7 +199,7 @@ class Lookup:
         if member.before is None:
             error = StateUnavailable("The target's record could not be read.")
         elif self.query != "off":
-            error = RtcProtocolError("Volcengine's answer leaves the user out. Ask again later.")
+            error = RtcProtocolError("Volcengine's answer leaves the user out, which proves nothing.")
         return Outcome(member.target, error, error)
 
     def _recorded(

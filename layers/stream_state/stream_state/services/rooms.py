@@ -117,6 +117,11 @@ class Rooms:
         if whole and isinstance(said, StreamStateError):
             # Users are asked about by another action.
             yield Outcome(whole, said, said, is_asked, concerns_others=not concerns_action(said))
+        if isinstance(said, StreamStateError) and concerns_action(said) and self.query == "presence":
+            concerns_others = len(self._refusals) > 1
+            for target in group.users:
+                yield Outcome(target, said, said, is_asked, concerns_others=concerns_others)
+            return
         for batch in batched(group.users, READ_AHEAD, strict=False):
             try:
                 records = self.store.read(batch, to_merge=True)
@@ -127,8 +132,7 @@ class Rooms:
             for target in batch:
                 before = records.get(target)
                 if isinstance(said, StreamStateError) and self.query == "presence":
-                    concerns_others = not concerns_action(said) or len(self._refusals) > 1
-                    yield Outcome(target, said, said, is_asked, before=before, concerns_others=concerns_others)
+                    yield Outcome(target, said, said, is_asked, before=before)
                 else:
                     yield Member(target, before, presence.of(target.user_id), presence.rtc_request_id)
         if whole and presence is said:

@@ -16,6 +16,8 @@ from stream_state.services.rooms import Member
 
 # A round waits for a slot no longer: its token costs nothing while it waits, and the next round asks again.
 SLOT_WAIT_SECONDS = 1
+# The part of an interval in which a round asks: the rest is kept to answer from the record.
+SHARE_FOR_ASKING = 0.8
 
 
 def check(
@@ -23,7 +25,7 @@ def check(
 ) -> tuple[Answer, bool]:
     """The state of a target, and whether it fulfils a wait condition; an unknown target is "not yet".
 
-    Raises `StreamStateTimeout` past the deadline if the condition does not hold, or asking failed in a way that may
+    Past the deadline raises `StreamStateTimeout`, if the condition does not hold or if asking failed in a way that may
     pass.
     """
     outcome = lookup.some([target], deadline, max_age_seconds, logs_errors=False)[0]
@@ -51,43 +53,48 @@ def begin_round(lookup: Lookup, target: Target, wait: Wait, deadline: float) -> 
     now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
     if now_ms >= wait.condition.deadline * 1000:
         raise wait.condition.timeout()
+    fresh_ms, skew_ms = now_ms - seconds * 500, lookup.recorder.store.skew_ms
     if lookup.query == "on":
-        # The last round's answer and what was observed since count, also if this round cannot ask.
+        # If this round gets no answer, what was observed in the last two intervals counts.
         # Within the skew an event stands for what the vendor answers later.
-        wait = replace(wait, since_ms=now_ms - max(2 * seconds * 1000, lookup.recorder.store.skew_ms))
+        wait = replace(wait, since_ms=now_ms - max(2 * seconds * 1000, skew_ms))
     # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
     # observer reads the mark and finds the wait.
-    lookup.recorder.wait_list.add(target, wait, now_ms // 1000 + seconds + 1)
+    lookup.recorder.wait_list.add(target, wait, now_ms)
     found = lookup.recorder.store.mark_waits(target)
-    answer = None
-    if lookup.query == "on" and not _is_fresh(found.state, now_ms - seconds * 500):
-        answer = _ask(lookup, target, wait, min(deadline, clock.monotonic() + seconds))
+    holds = wait.condition.holds(found.state, min(fresh_ms, now_ms - skew_ms) if lookup.query == "on" else 0)
+    if not holds and lookup.query == "on" and not _is_fresh(found.state, fresh_ms):
+        # The token is dead after the interval.
+        answer = _ask(lookup, found, wait, min(deadline, clock.monotonic() + seconds * SHARE_FOR_ASKING))
         if answer and wait.condition.holds(answer.record.state):
             return
-        found = lookup.recorder.store.newest(target, found)
-    if not answer and wait.condition.holds(found.state, wait.since_ms):
+        holds = answer is None and wait.condition.holds(found.state, wait.since_ms)
+    if holds:
         lookup.recorder.answer(wait, Answer(found))
-        return
-    add_metric("WaitsOpen")
+    else:
+        add_metric("WaitsOpen")
 
 
-def _ask(lookup: Lookup, target: Target, wait: Wait, deadline: float) -> Answer | None:
-    """The vendor's answer, None for "not yet"; recording it has woken the wait if the condition holds."""
-    outcome = lookup.ask(Member(target), deadline, SLOT_WAIT_SECONDS)
+def _ask(lookup: Lookup, found: StateRecord, wait: Wait, deadline: float) -> Answer | None:
+    """What the vendor says, None if there is no answer; recording it has woken the wait if the condition holds."""
+    target = found.target
+    outcome = lookup.ask(Member(target, found), deadline, SLOT_WAIT_SECONDS)
     answer = outcome.answer
     if isinstance(answer, RtcActionRetired):
-        answer = lookup.from_table([target], answer)[0].answer
+        last_known = lookup.from_table([target], answer)[0].answer
+        answer = Answer(found) if found.observations else last_known
+    if isinstance(answer, TargetNotFound):
+        return Answer(outcome.merge.after if isinstance(outcome.merge, Merge) else StateRecord(target))
     if isinstance(answer, Answer):
         if isinstance(outcome.merge, StreamStateError) and wait.condition.holds(answer.record.state):
             # Nothing was recorded.
             lookup.recorder.answer(wait, answer)
         return answer
-    if not isinstance(answer, TargetNotFound):
-        if not answer.retryable:
-            with suppress(StateUnavailable):
-                lookup.recorder.wait_list.remove(target, wait)
-            raise answer
-        log_error(answer, target)
+    if not answer.retryable:
+        with suppress(StateUnavailable):
+            lookup.recorder.wait_list.remove(target, wait)
+        raise answer
+    log_error(answer, target)
     return None
 
 

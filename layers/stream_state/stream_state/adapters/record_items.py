@@ -58,6 +58,11 @@ def room_key(room: Room) -> dict[str, Any]:
     return key_of(f"{partition(room)}#", "room")
 
 
+def place_after(room: Room) -> str:
+    """The place after all users of a room in the list of rooms: no user id sorts after the tilde."""
+    return f"{partition(room)}/~"
+
+
 def target_of_key(item: Item) -> Target:
     """The target of a key; only an AppId can hold a `#`."""
     app_id, _, room_id = item["pk"]["S"].removeprefix("state#").rpartition("#")

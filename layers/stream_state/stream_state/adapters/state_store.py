@@ -295,8 +295,3 @@ class StateStore:
 
     def _expires_at(self) -> int:
         return int(self.table.clock.now()) + STATE_LIFE_SECONDS
-
-
-def place_after(room: Room) -> str:
-    """The place after all users of a room in the list of rooms: no user id sorts after the tilde."""
-    return f"{record_items.partition(room)}/~"

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from stream_state.adapters.rate_limiter import reserved_until
-from stream_state.adapters.state_store import StateStore, place_after
+from stream_state.adapters.record_items import place_after
+from stream_state.adapters.state_store import StateStore
 from stream_state.adapters.table import PAGE_ITEMS, entries_of
 from stream_state.adapters.watch_list import WatchList
 from stream_state.domain.board import Board, Limit, RoomTable, Row

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count, repeat
 from typing import Any
 
@@ -43,7 +44,8 @@ def wait_for(
     interval: int = 60,
 ) -> Wait:
     """A wait with a token of its own."""
-    condition = WaitCondition(Medium(medium) if medium else None, publishing, world.clock.now() + seconds, interval)
+    now = world.clock.now()
+    condition = WaitCondition(Medium(medium) if medium else None, publishing, now + seconds, interval, now)
     return Wait(wait_id, f"token-{next(_numbers)}", condition)
 
 
@@ -78,6 +80,20 @@ def test_a_round_asks_before_it_believes_a_record_that_is_not_fresh(
     begin(world, interval=interval)
 
     assert (answered(world), len(world.rtc.calls)) == ([], 2)
+
+
+def test_a_wake_that_failed_is_made_good_by_the_next_round_without_a_call(world: World) -> None:
+    wait = wait_for(world)
+    begin_round(world.lookup, TEACHER, wait, world.in_seconds(10))
+    world.clock.seconds += 10
+    world.workflows.is_down = True
+    observe(world, event("video.start", world.clock.now_ms()))
+    world.workflows.is_down = False
+    world.clock.seconds += 50
+
+    begin_round(world.lookup, TEACHER, replace(wait, token="token-next"), world.in_seconds(10))
+
+    assert (answered(world), world.rtc.calls) == (["token-next"], [TEACHER])
 
 
 @pytest.mark.parametrize("error", LASTING, ids=lambda error: error.name)

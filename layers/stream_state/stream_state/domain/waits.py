@@ -23,12 +23,16 @@ _FIELDS = frozenset({"medium", "publishing", "started_at", "timeout_seconds", "i
 
 @dataclass(frozen=True, slots=True)
 class WaitCondition:
-    """A medium (None: any) on or off, before the deadline in seconds since 1970; asked about once every interval."""
+    """A medium (None: any) on or off; asked about once every interval, until the deadline.
+
+    `deadline` and `started_at`, when the wait began, in seconds since 1970.
+    """
 
     medium: Medium | None
     publishing: bool
     deadline: float
     interval_seconds: int | None = None
+    started_at: float = 0
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -52,7 +56,8 @@ class WaitCondition:
             started = None
         if started is None or started.tzinfo is None:
             raise invalid("until.started_at", "must be an ISO 8601 time with its zone, as Step Functions gives it")
-        return cls(Medium(medium) if medium else None, publishing, started.timestamp() + seconds, interval)
+        started_at = started.timestamp()
+        return cls(Medium(medium) if medium else None, publishing, started_at + seconds, interval, started_at)
 
     def holds(self, state: State, oldest_ms: float = -math.inf) -> bool:
         """Whether the state fulfils the condition by what was observed at that time or later; unknown does not."""

@@ -53,16 +53,18 @@ def begin_round(lookup: Lookup, target: Target, wait: Wait, deadline: float) -> 
     now_ms, seconds = clock.now_ms(), wait.condition.interval_seconds or 0
     if now_ms >= wait.condition.deadline * 1000:
         raise wait.condition.timeout()
-    fresh_ms, skew_ms = now_ms - seconds * 500, lookup.recorder.store.skew_ms
+    fresh_ms, skew_ms, oldest_ms = now_ms - seconds * 500, lookup.recorder.store.skew_ms, 0.0
     if lookup.query == "on":
         # If this round gets no answer, what was observed in the last two intervals counts.
         # Within the skew an event stands for what the vendor answers later.
         wait = replace(wait, since_ms=now_ms - max(2 * seconds * 1000, skew_ms))
+        # What was observed since the wait began counts: its wake may have failed. Before that only what is fresh does.
+        oldest_ms = min(fresh_ms, now_ms - skew_ms, max(wait.condition.started_at * 1000, wait.since_ms))
     # The wait before the mark, and the record after it: a change at the same moment is in the record, or its
     # observer reads the mark and finds the wait.
     lookup.recorder.wait_list.add(target, wait, now_ms)
     found = lookup.recorder.store.mark_waits(target)
-    holds = wait.condition.holds(found.state, min(fresh_ms, now_ms - skew_ms) if lookup.query == "on" else 0)
+    holds = wait.condition.holds(found.state, oldest_ms)
     if not holds and lookup.query == "on" and not _is_fresh(found.state, fresh_ms):
         # The token is dead after the interval.
         answer = _ask(lookup, found, wait, min(deadline, clock.monotonic() + seconds * SHARE_FOR_ASKING))

@@ -59,10 +59,10 @@ query: $(INSTALLED) ## Ask the real service: make query ROOM_ID=... USER_ID=...
 	@# make exports what its command line sets: the ids reach Python without a shell reading them.
 	@$(BIN)/python -m tests.commands.query --room-id="$$ROOM_ID" --user-id="$$USER_ID"
 
-test: build ## Run the unit tests with coverage, then the end-to-end and integration tests
+test: build ## Run the unit tests with coverage, then the integration and end-to-end tests
 	@$(PYTEST) tests/unit --cov
 	@# Without coverage, which costs these tests a quarter of their processor time.
-	@$(PYTEST) tests/e2e tests/integration
+	@$(PYTEST) tests/integration tests/e2e
 
 unit: $(INSTALLED) ## Run the unit tests alone
 	@$(PYTEST) tests/unit

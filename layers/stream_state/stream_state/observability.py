@@ -36,10 +36,10 @@ def add_metric(metric: str, value: float = 1, unit: str = "Count", **dimension: 
         if values and unit == "Count":
             values[0] += value
         elif values and len(values) < MAX_VALUES - 1:
-            # `add_metric` formats all values for a debug message: that is a tenth of a call's processor time.
+            # Powertools formats all values for a debug message: that is a tenth of a call's processor time.
             values.append(value)
         else:
-            # With the last value that a document holds, `add_metric` writes the document at once.
+            # With the last value that a document holds, Powertools writes the document at once.
             _emitters[key].add_metric(metric, unit, value)
 
 

@@ -117,9 +117,9 @@ class Lookup:
             withdrawn()
         rooms = Rooms(self.rtc, self.recorder.store, deadline, "presence", self.max_wait_seconds)
         step = next(step for step in rooms.steps([target]) if isinstance(step, Member | Outcome))
-        return (
-            self._by_presence(replace(step, recheck_due_ms=stored.recheck_at_ms)) if isinstance(step, Member) else step
-        )
+        if isinstance(step, Outcome):
+            return step
+        return self._by_presence(replace(step, recheck_due_ms=stored.recheck_at_ms))
 
     def each(
         self,

@@ -24,7 +24,7 @@ WAKING_SECONDS = 1
 
 @dataclass
 class Recorder:
-    """Records observations."""
+    """Records observations, asks for rechecks, and wakes who waits."""
 
     store: StateStore
     retry_queue: RetryQueue | None
@@ -57,7 +57,7 @@ class Recorder:
         recheck_due_ms: int = 0,
         is_room_end: bool = False,
     ) -> Merge:
-        """Merge observations into the record of a target, as the store does, and wake who waits."""
+        """Merge observations as the store does, and wake who waits; raises `StateUnavailable`."""
         merge = self.store.observe(target, observations, before, recheck_due_ms=recheck_due_ms, is_room_end=is_room_end)
         if merge.asks_recheck:
             self.recheck(target, merge.after.recheck_at_ms)

@@ -33,7 +33,7 @@ _NOTHING = Presence({}, {}, None)
 class Member:
     """A user to look at: the record if it was read, and what a presence call said; `room` if all of it is asked for.
 
-    `recheck_due_ms`: when the recheck is due that is done with this; 0: it is none.
+    `recheck_due_ms`: the due time of the recheck that asks about the user; 0 if it is no recheck.
     """
 
     target: Target

@@ -20,8 +20,13 @@ from typing import Any
 
 sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "stream_state"),) if path not in sys.path]
 
-from stream_state.adapters import aws  # noqa: E402 - after the path to the package
-from stream_state.adapters.rate_limiter import MAIN, OWN_LIMITS, Function, RateLimiter  # noqa: E402 - as above
+from stream_state.adapters.rate_limiter import (  # noqa: E402 - after the path to the package
+    MAIN,
+    OWN_LIMITS,
+    Function,
+    RateLimiter,
+)
+from stream_state.adapters.table import Table  # noqa: E402 - as above
 from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, moto, table  # noqa: E402 - as above
@@ -136,8 +141,8 @@ class Caller:
         )
         self.tally = Tally(function)
         self._course = course
-        client = aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
-        self._client, self._settings = client, settings
+        self._table, self._settings = Table.from_settings(settings), settings
+        client = self._table.client
         self._limiter = self._make_limiter()
         self._port = port
         self._own = threading.local()
@@ -148,8 +153,8 @@ class Caller:
 
     def _make_limiter(self) -> RateLimiter:
         function, item = self.tally.function, self._course.item
-        main = RateLimiter(self._client, self._settings, function)
-        return main if item == MAIN else RateLimiter(self._client, self._settings, function, name=item, main=main)
+        main = RateLimiter(self._table, self._settings, function)
+        return main if item == MAIN else RateLimiter(self._table, self._settings, function, name=item, main=main)
 
     def run(self) -> None:
         """Call for as long as the course says."""

@@ -28,10 +28,10 @@ MAX_MODULES = {
     "BoardFunction": 460,
 }
 CLIENTS = {
-    "ApiFunction": {"dynamodb": 2, "secretsmanager": 1, "sqs": 1},
-    "TaskFunction": {"dynamodb": 2, "secretsmanager": 1, "sqs": 2},
-    "SweepFunction": {"dynamodb": 2, "secretsmanager": 1, "sqs": 2},
-    "CallbackFunction": {"dynamodb": 1, "secretsmanager": 1, "sqs": 2},
+    "ApiFunction": {"dynamodb": 1, "secretsmanager": 1},
+    "TaskFunction": {"dynamodb": 1, "secretsmanager": 1, "sqs": 1},
+    "SweepFunction": {"dynamodb": 1, "secretsmanager": 1, "sqs": 1},
+    "CallbackFunction": {"dynamodb": 1, "secretsmanager": 1, "sqs": 1},
     "BoardFunction": {"dynamodb": 1},
 }
 NOT_NEEDED = {"asyncio", "aws_lambda_powertools.event_handler", "aws_xray_sdk", "pydantic"}

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_state.adapters import aws, credentials
+from stream_state.adapters import credentials
 from stream_state.adapters.queues import ResultsQueue, RetryQueue
+from stream_state.adapters.table import Table
 from stream_state.adapters.wait_list import Workflows
 from stream_state.domain.targets import Target
 from stream_state.errors import DeliveryFailed
@@ -81,6 +82,7 @@ def settings(server: Server) -> Settings:
             "RTC_CALLBACK_SECRET_ID": "keys",
             "RESULTS_QUEUE_URL": f"{server.url}/results",
             "CALLBACK_RETRY_QUEUE_URL": f"{server.url}/retry",
+            "TABLE_NAME": "states",
         }
     )
 
@@ -111,11 +113,10 @@ def reading_keys(settings: Settings) -> Callable[[], object]:
 
 
 def reading_the_table(settings: Settings) -> Callable[[], object]:
-    retries = {"mode": "standard", "total_max_attempts": 2}
-    client = aws.client("dynamodb", connect_timeout=0.5, read_timeout=0.8, retries=retries)
+    table = Table.from_settings(settings)
 
     def read() -> None:
-        assert client.get_item(TableName="states", Key={"pk": {"S": "a"}})["Item"] == {"pk": {"S": "a"}}
+        assert table.call("get_item", Key={"pk": {"S": "a"}})["Item"] == {"pk": {"S": "a"}}
 
     return read
 

@@ -8,8 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from stream_state.adapters import aws
 from stream_state.adapters.rate_limiter import Function, RateLimiter, rate_limiters
+from stream_state.adapters.table import Table
 from stream_state.errors import QuotaExceeded
 from stream_state.settings import Settings
 from tests.benchmarks.rate_limiter import Course, measure, worst_window
@@ -57,7 +57,8 @@ def make_settings(qps: int = 50, burst: int = 5, table: str = TABLE) -> Settings
 def make_limiter(
     function: Function = "api", qps: int = 50, burst: int = 5, table: str = TABLE, name: str = "rtc"
 ) -> RateLimiter:
-    return rate_limiters(make_settings(qps, burst, table), function)(name)
+    settings = make_settings(qps, burst, table)
+    return rate_limiters(Table.from_settings(settings), settings, function)(name)
 
 
 def test_each_grant_takes_one_slot_of_an_item_that_does_not_expire(dynamodb: Any) -> None:
@@ -75,10 +76,11 @@ def test_each_grant_takes_one_slot_of_an_item_that_does_not_expire(dynamodb: Any
 
 def test_a_denial_says_when_to_come_back_and_costs_one_write_and_no_read(dynamodb: Any) -> None:
     make_limiter(qps=1, burst=1).acquire(monotonic() + 1)
-    client = aws.client("dynamodb")
+    settings = make_settings(qps=1, burst=1)
+    table = Table.from_settings(settings)
     operations: list[str] = []
-    client.meta.events.register("before-call.dynamodb", lambda model, **_: operations.append(model.name))
-    limiter = RateLimiter(client, make_settings(qps=1, burst=1), "api")
+    table.client.meta.events.register("before-call.dynamodb", lambda model, **_: operations.append(model.name))
+    limiter = RateLimiter(table, settings, "api")
 
     with pytest.raises(QuotaExceeded) as denied:
         limiter.acquire(monotonic() + 0.1)

@@ -62,7 +62,7 @@ class Endpoint:
             monkeypatch.setenv(name, RETRY)
         self.world, self.sqs = world, RetrySqs()
         client: Any = self.sqs
-        retry_queue = RetryQueue(client, RETRY, DEAD)
+        retry_queue = RetryQueue(lambda: client, RETRY, DEAD)
         world.recorder = Recorder(world.store, retry_queue)
         world.delivery = Delivery(world.queue, world.recorder)
         self.receiver = Receiver(world)
@@ -327,7 +327,7 @@ def test_the_time_for_an_answer_is_shorter_than_the_vendor_waits(
     options: dict[str, Any] = {}
     monkeypatch.setattr(aws, "client", lambda service, **given: options.update(given))
     environment = {**ENVIRONMENT, "CALLBACK_RETRY_QUEUE_URL": f"{RETRY}-of-another-stack"}
-    RetryQueue.from_settings(Settings.from_environment(environment))
+    RetryQueue.from_settings(Settings.from_environment(environment)).client()
 
     assert endpoint.module.STOP_SECONDS < endpoint.module.RECEIVE_SECONDS
     assert endpoint.module.RECEIVE_SECONDS + 2 * (options["connect_timeout"] + options["read_timeout"]) <= 4.5

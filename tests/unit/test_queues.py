@@ -209,7 +209,7 @@ class FakeRetries:
 
 def retry_queue(*failures: Exception | None) -> tuple[RetryQueue, FakeRetries]:
     client: Any = FakeRetries(*failures)
-    return RetryQueue(client, RETRY), client
+    return RetryQueue(lambda: client, RETRY), client
 
 
 def test_a_callback_event_is_kept_as_it_was_received() -> None:
@@ -278,7 +278,7 @@ def test_a_malformed_recheck_is_refused(target: object, due_ms: object) -> None:
 def test_a_message_refused_for_good_moves_to_the_dead_letter_queue(url: str, moved: bool) -> None:  # noqa: FBT001
     client: Any = FakeRetries()
 
-    assert RetryQueue(client, RETRY, url).dead_letter(QueueMessage("m", "{}", 1_795_403_045_678, 3)) is moved
+    assert RetryQueue(lambda: client, RETRY, url).dead_letter(QueueMessage("m", "{}", 1_795_403_045_678, 3)) is moved
 
     assert [(sent["QueueUrl"], sent["MessageBody"]) for sent in client.sent] == [(url, "{}")] * moved
     received = [sent["MessageAttributes"]["received_at_ms"]["StringValue"] for sent in client.sent]

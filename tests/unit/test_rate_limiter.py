@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from stream_state.adapters import aws, rate_limiter
 from stream_state.adapters.rate_limiter import OWN_LIMITS, Function, RateLimiter
+from stream_state.adapters.table import Table
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
-from stream_state.settings import Settings, SettingsError
+from stream_state.settings import Settings
 from tests.unit.memory import MemoryTable
 
 EPOCH = 1_790_000_000.25
@@ -136,7 +137,7 @@ def refusal(code: str) -> ClientError:
 def make_limiter(
     clock: Clock, table: SlowTable, function: Function = "api", qps: float = 50, burst: int = 5
 ) -> RateLimiter:
-    return RateLimiter(table, replace(SETTINGS, rtc_qps=qps, rtc_burst=burst), function, clock)
+    return RateLimiter(Table(table, "states", clock), replace(SETTINGS, rtc_qps=qps, rtc_burst=burst), function)
 
 
 @pytest.fixture
@@ -607,28 +608,25 @@ def test_a_hold_that_cannot_be_written_is_logged(world: Turns, table: SlowTable,
 
 THROTTLES = ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"]
 FAILURES = [
-    *[(refusal(code), 1) for code in THROTTLES],
-    (refusal("InternalServerError"), 2),
-    (refusal("AccessDeniedException"), 2),
-    (refusal("ResourceNotFoundException"), 2),
-    (EndpointConnectionError(endpoint_url="https://dynamodb.test"), 2),
-    (ReadTimeoutError(endpoint_url="https://dynamodb.test"), 2),
-    (aws.MalformedAnswer(), 2),
+    *map(refusal, [*THROTTLES, "InternalServerError", "AccessDeniedException", "ResourceNotFoundException"]),
+    EndpointConnectionError(endpoint_url="https://dynamodb.test"),
+    ReadTimeoutError(endpoint_url="https://dynamodb.test"),
+    aws.MalformedAnswer(),
 ]
 
 
 @pytest.mark.parametrize("function", ["api", "task"])
-@pytest.mark.parametrize(("error", "tries"), FAILURES, ids=[aws.error_code(error) for error, _ in FAILURES])
+@pytest.mark.parametrize("error", FAILURES, ids=aws.error_code)
 def test_a_table_that_fails_is_a_denial(
-    world: Turns, table: SlowTable, function: Function, error: Exception, tries: int, logs: io.StringIO
+    world: Turns, table: SlowTable, function: Function, error: Exception, logs: io.StringIO
 ) -> None:
     # Given a table that throttles or fails
     table.always = error
     limiter = make_limiter(world, table, function)
-    # Then callers are refused, after a second try unless the table throttles, and are not asked for each
+    # Then callers are refused, and the table is not asked for each
     retry_after = [denied_for(limiter, 2, "throttles or does not answer") for _ in range(3)]
     assert retry_after == [pytest.approx(3.75 - 2, abs=1e-5)] * 3
-    assert table.calls == {"write": tries}
+    assert table.calls == {"write": 1}
     assert aws.error_code(error) in logs.getvalue()
     # And are served again after the pause
     table.always = None
@@ -636,19 +634,12 @@ def test_a_table_that_fails_is_a_denial(
     assert waits(world, limiter, 0.1) == 0
 
 
-def test_a_failure_that_passes_costs_one_more_write(world: Turns, table: SlowTable) -> None:
-    table.errors = [FAILURES[-2][0]]
-
-    assert waits(world, make_limiter(world, table)) == 0
-    assert table.calls == {"write": 2}
-
-
 def test_a_sweep_outlasts_an_outage_and_is_refused_only_at_its_deadline(world: Turns, table: SlowTable) -> None:
     limiter = make_limiter(world, table, "sweep")
     table.always = refusal("InternalServerError")
     denied_for(limiter, 60)
     assert world.seconds == pytest.approx(60, abs=1e-4)
-    assert table.calls["write"] <= 2 * (1 + 60 / 3.75)
+    assert table.calls["write"] <= 1 + 60 / 3.75
 
     def recover() -> None:
         world.sleep(7)
@@ -671,19 +662,6 @@ def test_an_item_that_never_agrees_is_not_asked_without_end(world: Turns, table:
 # Making one
 
 
-def test_it_is_made_from_settings_with_short_time_outs_and_a_single_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(aws, "client", lambda service, **options: asked.update(options, service=service))
-
-    rate_limiter.rate_limiters(SETTINGS, "sweep")
-
-    assert asked["service"] == "dynamodb"
-    assert asked["connect_timeout"] + asked["read_timeout"] <= 2
-    assert asked["retries"]["total_max_attempts"] == 1
-    with pytest.raises(SettingsError, match="TABLE_NAME"):
-        rate_limiter.rate_limiters(replace(SETTINGS, table_name=""), "api")
-
-
 @pytest.mark.parametrize(
     ("name", "qps", "burst", "limit"), [("GetRoomOnlineUsers", 30, 3, 40), ("GetRoomUsersProperty#app", 8, 1, 10)]
 )
@@ -692,7 +670,7 @@ def test_an_action_with_its_own_limit_has_an_item_and_a_rate_below_the_vendors(
 ) -> None:
     clock = Turns()
     table = SlowTable(clock)
-    main, limiter = make_limiter(clock, table), RateLimiter(table, SETTINGS, "api", clock, name=name)
+    main, limiter = make_limiter(clock, table), RateLimiter(Table(table, "states", clock), SETTINGS, "api", name=name)
 
     # When a thread takes all that it can get in a time
     main.acquire(FAR)
@@ -712,7 +690,7 @@ def test_a_hold_of_the_main_item_stops_every_action_and_that_of_another_stops_it
     clock = Turns()
     table = SlowTable(clock)
     main = make_limiter(clock, table)
-    others = [RateLimiter(table, SETTINGS, "api", clock, name=name, main=main) for name in OWN_LIMITS]
+    others = [RateLimiter(Table(table, "states", clock), SETTINGS, "api", name=name, main=main) for name in OWN_LIMITS]
     for limiter in (main, *others):
         limiter.acquire(FAR)
 

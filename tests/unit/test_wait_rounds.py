@@ -700,7 +700,7 @@ def test_a_token_is_answered_once_unless_it_is_dead(
 ) -> None:
     client = StepFunctions(*effects)
 
-    assert Workflows(client).answer("token-1", {"holds": True}) is is_done
+    assert Workflows(lambda: client).answer("token-1", {"holds": True}) is is_done
 
     assert client.sent == [{"taskToken": "token-1", "output": '{"holds": true}'}] * sent
     counted = metrics(capsys)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from threading import Lock
 from typing import Any
 
 import boto3
@@ -18,6 +19,10 @@ _CONFIG: Mapping[str, Any] = {
 }
 
 
+# Threads may share boto3's clients, but not the session that makes them.
+_making = Lock()
+
+
 class MalformedAnswer(BotoCoreError):
     """The response is not an answer of AWS."""
 
@@ -25,11 +30,12 @@ class MalformedAnswer(BotoCoreError):
 
 
 def client(service: str, **options: Any) -> Any:
-    """A client with the options of botocore's `Config`, safe to share among threads; one thread makes all clients.
+    """A client with the options of botocore's `Config`, safe to share among threads.
 
     The client raises `MalformedAnswer` for a body that is not JSON: botocore alone reads HTML as an empty answer.
     """
-    made: Any = boto3.client(service, config=Config(**_CONFIG, **options))  # type: ignore[call-overload]  # any service
+    with _making:
+        made: Any = boto3.client(service, config=Config(**_CONFIG, **options))  # type: ignore[call-overload]  # any service
     made.meta.events.register("before-parse", _check_answer)
     return made
 

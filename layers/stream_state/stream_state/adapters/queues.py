@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import batched
 from typing import Any, Self
 
@@ -94,7 +94,8 @@ class ResultsQueue:
 class RetryQueue:
     """Keeps callback events for later, and carries rechecks; safe to share among threads."""
 
-    client: Any
+    # Made for the first message: most invocations need none.
+    client: Callable[[], Any]
     url: str
     dead_letter_url: str = ""
     recheck_delay_seconds: int = RECHECK_DELAY_SECONDS
@@ -106,7 +107,7 @@ class RetryQueue:
         url = settings.require("callback_retry_queue_url")
         # A recheck must be sent later than the observation by more than the skew.
         delay = math.ceil(settings.rtc_skew_seconds) + 1
-        return cls(_client(0.3, 0.4), url, settings.callback_dead_letter_queue_url, delay)
+        return cls(cache(partial(_client, 0.3, 0.4)), url, settings.callback_dead_letter_queue_url, delay)
 
     def keep(self, text: str, received_at_ms: int, *, url: str = "") -> None:
         """Keep the text of a callback event, here or in another queue; raises `DeliveryFailed`."""
@@ -128,10 +129,10 @@ class RetryQueue:
     def _send(self, url: str, **parameters: Any) -> None:
         try:
             try:
-                self.client.send_message(QueueUrl=url, **parameters)
+                self.client().send_message(QueueUrl=url, **parameters)
             except (ClientError, BotoCoreError):
                 # The first request after a pause may meet a kept connection that is dead.
-                self.client.send_message(QueueUrl=url, **parameters)
+                self.client().send_message(QueueUrl=url, **parameters)
         except (ClientError, BotoCoreError) as error:
             add_metric("Errors", error="DeliveryFailed")
             raise _failure(aws.error_code(error), retryable=True) from None

@@ -6,12 +6,8 @@ from functools import cache
 from threading import Lock
 from typing import Any, Literal
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from stream_state.adapters import aws
-from stream_state.adapters.table import Table, key_of
-from stream_state.clock import CLOCK, Clock
-from stream_state.errors import QuotaExceeded
+from stream_state.adapters.table import ConditionFailed, Table, key_of
+from stream_state.errors import QuotaExceeded, StateUnavailable
 from stream_state.observability import add_metric, logger
 from stream_state.settings import Settings
 
@@ -40,7 +36,6 @@ _NOT_ON_HOLD = "(attribute_not_exists(hold_until) OR hold_until <= :seconds)"
 _BUSY = ("SET next_us = next_us + :more", f"next_us >= :now AND next_us <= :latest AND {_NOT_ON_HOLD}")
 _IDLE = ("SET next_us = :next", f"(attribute_not_exists(next_us) OR next_us < :now) AND {_NOT_ON_HOLD}")
 _HOLD = ("SET hold_until = :until", "attribute_not_exists(hold_until) OR hold_until < :until")
-_THROTTLES = {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
 _FULL = "No call to Volcengine is free before this request must end. Ask again later, or for fewer targets."
 _ON_HOLD = "Calls to Volcengine are on hold. Ask again later."
 _FAILED = "The table that holds the call limit throttles or does not answer. Ask again later."
@@ -55,16 +50,15 @@ class RateLimiter:
 
     def __init__(
         self,
-        client: Any,
+        table: Table,
         settings: Settings,
         function: Function,
-        clock: Clock = CLOCK,
         *,
         name: str = MAIN,
         main: "RateLimiter | None" = None,
     ) -> None:
-        self._client, self._function, self._clock, self._main = client, function, clock, main
-        self._place: Mapping[str, Any] = {"TableName": settings.table_name, "Key": key_of("limiter", name)}
+        self._table, self._function, self._clock, self._main = table, function, table.clock, main
+        self._key = key_of("limiter", name)
         self._is_patient = function in {"sweep", "callback"}
         qps, self._burst = OWN_LIMITS.get(name.partition("#")[0], (settings.rtc_qps, settings.rtc_burst))
         # Rounded up, so that the rate is never above the one configured.
@@ -112,10 +106,10 @@ class RateLimiter:
         with self._view_lock:
             if self._now_us() - self._seen_us > HOLD_VIEW_US:
                 try:
-                    answer = self._client.get_item(**self._place, ConsistentRead=True)
+                    answer = self._table.call("get_item", Key=self._key, ConsistentRead=True)
                     self._hold_us = _number(answer.get("Item", {}), "hold_until") * 1_000_000
-                except (BotoCoreError, ClientError) as error:
-                    logger.warning("A hold could not be looked up.", extra={"error": aws.error_code(error)})
+                except StateUnavailable as error:
+                    logger.warning("A hold could not be looked up. " + error.detail)
                 self._seen_us = self._now_us()
         return max(self._hold_us, self._main.held_until_us() if self._main else 0)
 
@@ -190,42 +184,28 @@ class RateLimiter:
             turn_us = max(opens_us, now) + pause_us
         self._turn_us = min(max(turn_us, self._hold_us), now + MAX_PAUSE_US)
 
-    def _update(self, write: tuple[str, str], values: Mapping[str, int], tries: int = 2) -> tuple[bool, Any]:
+    def _update(self, write: tuple[str, str], values: Mapping[str, int]) -> tuple[bool, Any]:
         """Whether the condition of a write held, and the item; None for the item if the table fails."""
+        change, condition = write
+        more = {"Key": self._key, "UpdateExpression": change, "ReturnValues": "UPDATED_NEW"}
         try:
-            answer = self._client.update_item(
-                **self._place,
-                UpdateExpression=write[0],
-                ConditionExpression=write[1],
-                ExpressionAttributeValues={name: {"N": str(value)} for name, value in values.items()},
-                ReturnValues="UPDATED_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
-            return True, answer["Attributes"]
-        except (BotoCoreError, ClientError, KeyError) as error:
-            code = aws.error_code(error)
-            if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
-                return False, error.response.get("Item", {})
-            if tries > 1 and code not in _THROTTLES:
-                # A kept connection may be dead, for example after Lambda froze the function.
-                return self._update(write, values, tries - 1)
-            logger.warning("The item of the rate limiter could not be written.", extra={"error": code})
+            return True, self._table.write("update_item", condition, values, **more)["Attributes"]
+        except ConditionFailed as failed:
+            return False, failed.item
+        except (StateUnavailable, KeyError) as error:
+            logger.warning("The item of the rate limiter could not be written.", extra={"error": str(error)})
             return False, None
 
     def _now_us(self) -> int:
         return int(self._clock.now() * 1_000_000)
 
 
-def rate_limiters(settings: Settings, function: Function) -> Callable[[str], RateLimiter]:
-    """The rate limiters on the table that `TABLE_NAME` names, each made when it is first asked for by its name."""
-    settings.require("table_name")
-    # One try: the rate limiter itself decides what it tries again.
-    retries = {"mode": "standard", "total_max_attempts": 1}
-    client = aws.client("dynamodb", connect_timeout=1, read_timeout=1, retries=retries)
+def rate_limiters(table: Table, settings: Settings, function: Function) -> Callable[[str], RateLimiter]:
+    """The rate limiters on a table, each made when it is first asked for by its name."""
 
     @cache
     def limiter(name: str) -> RateLimiter:
-        return RateLimiter(client, settings, function, name=name, main=None if name == MAIN else limiter(MAIN))
+        return RateLimiter(table, settings, function, name=name, main=None if name == MAIN else limiter(MAIN))
 
     return limiter
 

@@ -20,6 +20,7 @@ from requests.structures import CaseInsensitiveDict
 from stream_state.adapters.credentials import CachedSecret, signing_keys
 from stream_state.adapters.rate_limiter import MAIN, ONLINE_USERS, USERS_PROPERTY, Function, RateLimiter, rate_limiters
 from stream_state.adapters.signing import SigningKeys, VolcengineAuth
+from stream_state.adapters.table import Table
 from stream_state.adapters.vendor_answers import VendorAnswer, read_answer, read_states
 from stream_state.adapters.vendor_errors import rejects_keys
 from stream_state.adapters.vendor_http import OneOriginAdapter, background, send, timed_out
@@ -81,9 +82,9 @@ class VolcengineClient:
     _lock: Lock = field(default_factory=Lock, init=False)
 
     @classmethod
-    def from_settings(cls, settings: Settings, function: Function) -> Self:
-        """A client with the keys of the secret and the rate limiters on the table that the settings name."""
-        return cls(settings, signing_keys(settings), rate_limiters(settings, function))
+    def from_settings(cls, settings: Settings, table: Table, function: Function) -> Self:
+        """A client with the keys of the secret that the settings name, and the rate limiters on a table."""
+        return cls(settings, signing_keys(settings), rate_limiters(table, settings, function))
 
     def stream_state(
         self,

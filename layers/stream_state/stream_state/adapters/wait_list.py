@@ -1,11 +1,10 @@
 """The waits of workflows in the table, by target, and the answers to their task tokens."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from threading import Lock
+from functools import cache, partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -60,15 +59,12 @@ class WaitList:
 class Workflows:
     """The workflows in Step Functions that wait with a task token; safe to share among threads."""
 
-    client: Any = None
-    _lock: Lock = field(default_factory=Lock, init=False)
+    # Made for the first wait: most invocations need none.
+    client: Callable[[], Any] = field(default_factory=lambda: cache(_client))
 
     def answer(self, token: str, document: Mapping[str, Any]) -> bool:
         """Let a workflow go on with an answer; False if Step Functions failed. A dead token is done too."""
-        with self._lock:
-            # Made for the first wait: most invocations need none.
-            self.client = self.client or _client()
-        send = partial(self.client.send_task_success, taskToken=token, output=json.dumps(document))
+        send = partial(self.client().send_task_success, taskToken=token, output=json.dumps(document))
         try:
             try:
                 send()

@@ -45,7 +45,8 @@ class Lookup:
     @classmethod
     def from_settings(cls, settings: Settings, store: StateStore, function: Function) -> Self:
         """A lookup as the settings describe it, for the function that the rate limiter's metrics name."""
-        recorder, rtc = Recorder.from_settings(settings, store), VolcengineClient.from_settings(settings, function)
+        recorder = Recorder.from_settings(settings, store)
+        rtc = VolcengineClient.from_settings(settings, store.table, function)
         # Somebody waits for the answers of api and task; sweeps and rechecks wait for their turn.
         max_wait_seconds = settings.rtc_max_wait_seconds if function in ("api", "task") else math.inf
         return cls(rtc, recorder, settings.rtc_query, max_wait_seconds, settings.rtc_qps)

@@ -14,7 +14,13 @@ import pytest
 from botocore import xform_name
 from botocore.session import Session
 
+from stream_state.adapters.rate_limiter import RateLimiter
+from stream_state.domain.observations import Mark
+from stream_state.domain.targets import Target
+from stream_state.domain.waits import Wait, WaitCondition
+from stream_state.settings import Settings
 from tests.sandbox.ports import FIRST_PORT, PORTS
+from tests.unit.memory import World
 from tests.unit.transformed import REPOSITORY, Template
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -201,3 +207,23 @@ def test_the_architecture_names_every_module() -> None:
     modules = {path.stem for path in (REPOSITORY / "layers" / "stream_state" / "stream_state").rglob("*.py")}
 
     assert modules - {"__init__"} <= named
+
+
+def test_the_architecture_names_every_attribute_of_the_table(world: World) -> None:
+    # Given each kind of item: a record with an undelivered change, the end of a room, watches, a wait, lease, limiter
+    target, now_ms = Target("app", "class-1", "teacher"), world.clock.now_ms()
+    world.store.observe(target, {"join": Mark(now_ms, now_ms)})
+    world.store.end_room(target.room, Mark(now_ms, now_ms))
+    world.watch_list.add([target.room], 60)
+    world.watch_list.joined(target, now_ms)
+    world.watch_list.take_lease("token")
+    world.wait_list.add(target, Wait("wait", "token", WaitCondition(None, True, 60, 60)), now_ms)  # noqa: FBT003
+    limiter = RateLimiter(world.table, Settings.from_environment({"RTC_APP_IDS": "app", "TABLE_NAME": "states"}), "api")
+    limiter.acquire(world.in_seconds(1))
+    limiter.hold(1)
+    # Then the table of the page has every attribute
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page[page.index("## The table") :]))
+    items = [item for partition in world.dynamodb.client.items.values() for item in partition.values()]
+    assert {name for item in items for name in item} <= named | {"app_id", "room_id", "user_id"}
+    assert len(items) == 7

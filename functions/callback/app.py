@@ -26,8 +26,8 @@ PATH = "/callbacks/rtc"
 RECEIVE_SECONDS = 3
 # The end of a room stops, and nothing more is sent, while there is time to answer.
 STOP_SECONDS = 2.5
-# The function's own time that is kept to answer for a batch of the retry queue.
-RESERVE_SECONDS = 1
+# The function's own time that is kept to answer for a batch of the retry queue: the longest request to the table.
+RESERVE_SECONDS = 3
 # The dimension of `CallbackRefused`, by the HTTP status of the refusal.
 REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}
 # A message of the retry queue that is refused so often is refused for good.

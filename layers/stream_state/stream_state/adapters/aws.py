@@ -1,9 +1,10 @@
 """Clients of AWS services, made by boto3, and the one place that reads the code of their errors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from http import HTTPStatus
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import boto3
@@ -17,10 +18,8 @@ _CONFIG: Mapping[str, Any] = {
     # AWS checks the parameters too.
     "parameter_validation": False,
 }
-
-
 # Threads may share boto3's clients, but not the session that makes them.
-_making = Lock()
+_making = RLock()
 
 
 class MalformedAnswer(BotoCoreError):
@@ -38,6 +37,17 @@ def client(service: str, **options: Any) -> Any:
         made: Any = boto3.client(service, config=Config(**_CONFIG, **options))  # type: ignore[call-overload]  # any service
     made.meta.events.register("before-parse", _check_answer)
     return made
+
+
+def client_on_demand(service: str, **options: Any) -> Callable[[], Any]:
+    """As `client`, made when it is first asked for, once: for clients that most invocations do not need."""
+    made = cache(partial(client, service, **options))
+
+    def get() -> Any:
+        with _making:
+            return made()
+
+    return get
 
 
 def error_code(error: Exception) -> str:

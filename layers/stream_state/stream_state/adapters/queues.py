@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import batched
 from typing import Any, Self
 
@@ -25,6 +25,8 @@ BACKOFF_SECONDS = 0.2
 # The attribute of a kept callback event that says when it was received, in milliseconds since 1970.
 RECEIVED = "received_at_ms"
 RECHECK_DELAY_SECONDS = 6
+# The queues here decide which message is sent again.
+_ONE_TRY = {"mode": "standard", "total_max_attempts": 1}
 
 type Message = Mapping[str, Any]
 type Entry = dict[str, Any]
@@ -43,7 +45,9 @@ class ResultsQueue:
     def from_settings(cls, settings: Settings, timeout_seconds: float = 3) -> Self:
         """The queue that `RESULTS_QUEUE_URL` names; `timeout_seconds` bounds each request."""
         url = settings.require("results_queue_url")
-        return cls(_client(min(1, timeout_seconds), timeout_seconds), url)
+        connect_timeout = min(1, timeout_seconds)
+        client = aws.client("sqs", connect_timeout=connect_timeout, read_timeout=timeout_seconds, retries=_ONE_TRY)
+        return cls(client, url)
 
     def send(self, messages: Sequence[Message], deadline: float) -> list[Outcome]:
         """For each message, in order: the id that SQS gave it, or why SQS did not accept it.
@@ -94,7 +98,6 @@ class ResultsQueue:
 class RetryQueue:
     """Keeps callback events for later, and carries rechecks; safe to share among threads."""
 
-    # Made for the first message: most invocations need none.
     client: Callable[[], Any]
     url: str
     dead_letter_url: str = ""
@@ -107,7 +110,8 @@ class RetryQueue:
         url = settings.require("callback_retry_queue_url")
         # A recheck must be sent later than the observation by more than the skew.
         delay = math.ceil(settings.rtc_skew_seconds) + 1
-        return cls(cache(partial(_client, 0.3, 0.4)), url, settings.callback_dead_letter_queue_url, delay)
+        client = aws.client_on_demand("sqs", connect_timeout=0.3, read_timeout=0.4, retries=_ONE_TRY)
+        return cls(client, url, settings.callback_dead_letter_queue_url, delay)
 
     def keep(self, text: str, received_at_ms: int, *, url: str = "") -> None:
         """Keep the text of a callback event, here or in another queue; raises `DeliveryFailed`."""
@@ -189,12 +193,6 @@ def _message(message_id: str, entry: Mapping[str, Any]) -> QueueMessage:
         return QueueMessage(message_id, str(entry["body"]), int(received), count)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return QueueMessage(message_id, "", 0, 0)
-
-
-def _client(connect_timeout: float, read_timeout: float) -> Any:
-    """A client that tries once: the queues here decide which message is sent again."""
-    retries = {"mode": "standard", "total_max_attempts": 1}
-    return aws.client("sqs", connect_timeout=connect_timeout, read_timeout=read_timeout, retries=retries)
 
 
 def _all(batch: Sequence[Entry], reason: str) -> dict[str, Outcome]:

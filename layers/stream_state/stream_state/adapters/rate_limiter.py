@@ -79,7 +79,7 @@ class RateLimiter:
         deadline_us = self._now_us() + math.ceil((deadline - started) * 1_000_000)
         was_late = False
         while True:
-            slot_us = self._slot(deadline_us)
+            slot_us = self._slot(deadline_us, was_denied=was_late)
             self._clock.sleep(max(slot_us - self._now_us(), 0) / 1_000_000)
             # Looking up a hold can take long, after which the slot is late.
             is_held = self.held_until_us() > self._now_us()
@@ -113,16 +113,15 @@ class RateLimiter:
                 self._seen_us = self._now_us()
         return max(self._hold_us, self._main.held_until_us() if self._main else 0)
 
-    def _slot(self, deadline_us: int) -> int:
+    def _slot(self, deadline_us: int, *, was_denied: bool) -> int:
         """A slot before the deadline; one thread at a time asks the table for one."""
         if self._hold_us and self._now_us() - self._seen_us > HOLD_VIEW_US:
             self._hold_us = self._turn_us = 0
-        self._check(deadline_us)
+        self._check(deadline_us, was_denied=was_denied)
         # One wait keeps the thread's place among those that wait. With several short ones, some threads had no turn.
         while not self._lock.acquire(timeout=max(deadline_us - self._now_us(), 0) / 1_000_000):
             self._check(deadline_us, was_denied=True)
         try:
-            was_denied = False
             while True:
                 self._check(deadline_us, was_denied=was_denied)
                 if (pause_us := min(self._turn_us, deadline_us) - self._now_us()) > 0:
@@ -134,7 +133,7 @@ class RateLimiter:
         finally:
             self._lock.release()
 
-    def _check(self, deadline_us: int, *, was_denied: bool = False) -> None:
+    def _check(self, deadline_us: int, *, was_denied: bool) -> None:
         """Refuse a caller who can get no slot in time; a sweep or a callback only at its deadline."""
         # The time before which no slot can be had, and the reason.
         busy_us = self._next_us - self._tolerance_us

@@ -123,8 +123,10 @@ class StateStore:
     def end_room(self, room: Room, end: Mark) -> None:
         """Remember the end of a room, for records that are written later."""
         changes = {"at_ms": end.at_ms, "seen_ms": end.seen_ms, "expires_at": self._expires_at()}
+        # Of one end that arrived twice the first arrival counts.
+        newer = "attribute_not_exists(at_ms) OR at_ms < :at_ms OR (at_ms = :at_ms AND seen_ms > :seen_ms)"
         with suppress(ConditionFailed):
-            self.table.update(record_items.room_key(room), changes, "attribute_not_exists(at_ms) OR at_ms < :at_ms")
+            self.table.update(record_items.room_key(room), changes, newer)
 
     def mark_delivered(self, record: StateRecord) -> None:
         """Write that the values of a record were delivered, and take the record off the list if that was the last."""
@@ -214,8 +216,9 @@ class StateStore:
                 return record
             # While a recheck asks, others can ask for another one.
             recheck_at_ms = 0 if record.recheck_at_ms == recheck_due_ms else record.recheck_at_ms
-            # A recheck that came too soon after an event, for which it was not meant, settles nothing.
-            is_too_soon = recheck_due_ms > 0 and merge.after.is_asked_too_soon
+            # A recheck that came too soon after an event, for which it was not meant, settles nothing. If its answer
+            # leaves the user out, another one would bring no more.
+            is_too_soon = recheck_due_ms > 0 and bool(observations) and merge.after.is_asked_too_soon
             needs_recheck = merge.needs_recheck or (is_too_soon and merge.after.state.is_contradicted)
             # One that is overdue failed or was lost, and one that is due later waits for something else.
             after_ms = self.recheck_after_ms or 0

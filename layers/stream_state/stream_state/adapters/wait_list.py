@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,6 +15,13 @@ from stream_state.domain.targets import Medium, Target
 from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.observability import add_metric, logger
 
+# Two tries end within the time that a callback event has.
+_OPTIONS: Mapping[str, Any] = {
+    "connect_timeout": 0.3,
+    "read_timeout": 0.3,
+    "retries": {"mode": "standard", "total_max_attempts": 1},
+    "max_pool_connections": 64,
+}
 _DEAD = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
 
 
@@ -59,8 +66,7 @@ class WaitList:
 class Workflows:
     """The workflows in Step Functions that wait with a task token; safe to share among threads."""
 
-    # Made for the first wait: most invocations need none.
-    client: Callable[[], Any] = field(default_factory=lambda: cache(_client))
+    client: Callable[[], Any] = field(default_factory=lambda: aws.client_on_demand("stepfunctions", **_OPTIONS))
 
     def answer(self, token: str, document: Mapping[str, Any]) -> bool:
         """Let a workflow go on with an answer; False if Step Functions failed. A dead token is done too."""
@@ -80,12 +86,6 @@ class Workflows:
         else:
             add_metric("WaitsWoken")
         return True
-
-
-def _client() -> Any:
-    # Two tries end within the time that a callback event has.
-    options: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 1}, "max_pool_connections": 64}
-    return aws.client("stepfunctions", connect_timeout=0.3, read_timeout=0.3, **options)
 
 
 def _partition(target: Target) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from stream_state.domain.merging import Merge, StateRecord
 from stream_state.domain.targets import PRESENT, Medium, Room, Target
-from stream_state.errors import StreamStateError
+from stream_state.errors import StreamStateError, TargetNotFound
 
 MESSAGE_VERSION = "1"
 
@@ -83,6 +83,14 @@ class Outcome:
     def error(self) -> StreamStateError | None:
         """The error in place of an answer."""
         return self.answer if isinstance(self.answer, StreamStateError) else None
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether the user is not in the room."""
+        if isinstance(self.merge, Merge):
+            return self.merge.after.state.present.value is False
+        is_absent = isinstance(self.answer, Answer) and self.answer.record.state.present.value is False
+        return is_absent or isinstance(self.answer, TargetNotFound)
 
     def result(self) -> Result:
         """The answer object, or the error."""

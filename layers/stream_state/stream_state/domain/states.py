@@ -179,7 +179,7 @@ class _User:
         if gone.at_ms - event.since_ms > skew_ms:
             # The user had gone meanwhile: what came before that proves no presence.
             event = _NOTHING
-        if self._online.at_ms - event.seen_ms > skew_ms:
+        if self._online.at_ms >= gone.at_ms and self._online.at_ms - event.seen_ms > skew_ms:
             return Value(value=True, at_ms=self._online.at_ms), False
         if event.value is False:
             if self._found.at_ms - event.seen_ms > skew_ms:

@@ -102,7 +102,7 @@ class Found:
             user: outcome
             for user, outcome in self.outcomes.items()
             if isinstance(user, Target) and user.room == target
-            if outcome.room or not isinstance(outcome.answer, TargetNotFound)
+            if outcome.room or not outcome.has_gone
         }
         return [found[user] for user in sorted(found)] + ([] if target in self._whole else [own])
 

@@ -127,7 +127,7 @@ class Callbacks:
         # Else the doubt was settled, or another message stands for it.
         is_done = stored.recheck_at_ms != due_ms or self._recheck(stored, lookup, deadline)
         after = self.recorder.store.newest(target, stored)
-        if self.auto_watch and after.state.values[PRESENT]:
+        if self.auto_watch and after.last_event_ms and after.state.values[PRESENT]:
             # A leave in doubt has shortened the watch of a user who is there.
             self.watch_list.joined(target, after.last_event_ms)
         self.delivery.drain(deadline)

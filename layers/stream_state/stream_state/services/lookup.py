@@ -102,7 +102,7 @@ class Lookup:
             # A user without a record was asked about all the same: the write failed.
             if isinstance(outcome.target, Target) and outcome.target.user_id <= (page.next_key or "~"):
                 found[outcome.target.user_id] = outcome
-        shown = [found[user_id] for user_id in sorted(found) if with_absent or not _has_gone(found[user_id])]
+        shown = [found[user_id] for user_id in sorted(found) if with_absent or not found[user_id].has_gone]
         # The last word is about the room itself, if not all of its users could be asked about in time.
         return Page(shown + of_room, page.next_key)
 
@@ -249,13 +249,6 @@ def withdrawn() -> None:
     """Say that GetUserStreamState is withdrawn, and that presence calls take its place."""
     add_metric("RtcActionRetired")
     logger.warning("Volcengine has withdrawn GetUserStreamState: presence calls take its place.")
-
-
-def _has_gone(outcome: Outcome) -> bool:
-    """Whether the user of an outcome is not in the room."""
-    if isinstance(outcome.merge, Merge):
-        return outcome.merge.after.state.present.value is False
-    return isinstance(outcome.answer, TargetNotFound)
 
 
 def _unasked(found: StateRecord) -> Outcome:

@@ -50,7 +50,7 @@ class History:
         for event in self.model.events:
             self._plan(event)
         targets: list[Target | Room] = [*map(_target, self.model.user_ids)] if self._loss or self._fault else []
-        if self.query == "presence" and self._rng.random() < 0.5:
+        if self.query != "off" and self._rng.random() < 0.5:
             targets = [Room(APP_ID, ROOM)]
         while not self._on_instance(lambda instance: instance.watch(targets, 30 * 86_400)):
             pass

@@ -33,6 +33,8 @@ class Event:
     user_id: str | None = None
     reason: str | None = None
     device: str | None = None
+    # When the connection ended that the event is about, if it is the end of one.
+    ended_ms: int | None = None
 
     @property
     def begun(self) -> Sequence[str]:
@@ -91,6 +93,10 @@ class Model:
                 return spell if at_ms < spell.until_ms else None
         return None
 
+    def last_began_ms(self, user_id: str, name: str, at_ms: int) -> int:
+        """When the latest spell began until a time; 0 without any."""
+        return max((spell.since_ms for spell in self.spells[user_id, name] if spell.since_ms <= at_ms), default=0)
+
 
 class Vendor:
     """The vendor's side: a clock that is off, events with a signature, and answers that lag."""
@@ -117,6 +123,9 @@ class Vendor:
             return [Said(event.user_id or "", name, value=True, at_ms=event.at_ms) for name in event.begun]
         keys = [(user, name) for user in self._model.user_ids for name in NAMES if event.user_id in (None, user)]
         off = [key for key in keys if not self._model.spell(*key, event.at_ms)]
+        if event.ended_ms is not None:
+            # What began later was of another connection, of which the event says nothing.
+            off = [key for key in off if self._model.last_began_ms(*key, event.at_ms) <= event.ended_ms]
         return [Said(*key, value=False, at_ms=event.at_ms) for key in off]
 
     def answer(self, user_id: str, now_ms: int) -> tuple[Mapping[Medium, bool | None] | None, Sequence[Said]]:
@@ -239,12 +248,15 @@ class _User:
         media = self.close(ends_ms or at_ms)
         for medium in media if self._rng.random() < 0.5 else ():
             self._emit(f"User{VENDOR_NAMES[Medium(medium)]}StreamStop", "LeaveRoom", at_ms)
-        self._emit("UserLeaveRoom" if self._is_visible else "InvisibleUserLeaveRoom", reason, at_ms)
+        event_type = "UserLeaveRoom" if self._is_visible else "InvisibleUserLeaveRoom"
+        self._emit(event_type, reason, at_ms, ended_ms=ends_ms or at_ms)
         return media
 
     def _begin(self, name: str) -> None:
         self._now[name] = Spell(self.at_ms)
         self._model.spells[self._user_id, name].append(self._now[name])
 
-    def _emit(self, event_type: str, reason: str | None = None, at_ms: int | None = None) -> None:
-        self._model.events.append(Event(at_ms or self.at_ms, event_type, self._user_id, reason, self._device))
+    def _emit(
+        self, event_type: str, reason: str | None = None, at_ms: int | None = None, ended_ms: int | None = None
+    ) -> None:
+        self._model.events.append(Event(at_ms or self.at_ms, event_type, self._user_id, reason, self._device, ended_ms))

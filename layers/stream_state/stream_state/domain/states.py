@@ -194,7 +194,7 @@ class _User:
     def _by_events(self, medium: Medium) -> _Verdict:
         """The value of a medium by its start and stop and by the ends."""
         start, stop = self._mark(f"{medium}.start"), self._mark(f"{medium}.stop")
-        ends = [*self._ends_of(start), *((mark, LOST_GRACE_MS) for mark in self._marks(f"{medium}.cut"))]
+        ends = self._ends_of(start, [(mark, LOST_GRACE_MS) for mark in self._marks(f"{medium}.cut")])
         verdict = self._ended(start, ends)
         if start.at_ms >= stop.at_ms:
             stop = _NEVER
@@ -233,9 +233,6 @@ class _User:
         since = joined if began == _NEVER else _latest(began, self._join)
         if sure := [end for end in newer if end[0].at_ms - since.at_ms >= max(end[1], 1)]:
             return self._off(sure)
-        is_newest = since.at_ms == start.at_ms
-        if is_newest and start.device and all(mark.device not in (None, start.device) for mark, _ in newer):
-            return _Verdict(value=True, seen_ms=start.seen_ms, since_ms=start.seen_ms)
         return _Verdict(None, last.seen_ms, since.seen_ms, in_doubt=True, began_ms=began.seen_ms)
 
     def _off(self, ends: _Ends) -> _Verdict:
@@ -245,20 +242,28 @@ class _User:
         unsure_from_ms = max(mark.seen_ms - grace_ms for mark, grace_ms in ends) - self._skew_ms
         return _Verdict(value=False, seen_ms=seen_ms, since_ms=seen_ms, unsure_from_ms=unsure_from_ms)
 
-    def _ends_of(self, start: Mark) -> _Ends:
+    def _ends_of(self, start: Mark, cuts: _Ends = ()) -> _Ends:
         """The ends that may be of a connection with such a start.
 
         If that began with the latest login or later, a leave before the skew of the login's call was of another
-        connection: this one was still there.
+        connection: this one was still there. If no join came after the start, an end of another device within the grace
+        was of another connection too.
         """
-        login = self._login
-        if start.at_ms < login.seen_ms:
-            return self._ends
-        return [
-            (mark, grace_ms)
-            for mark, grace_ms in self._ends
-            if grace_ms == 0 or mark.at_ms < login.seen_ms or login.at_ms - mark.seen_ms <= self._skew_ms
-        ]
+        ends, login = self._ends, self._login
+        if start.at_ms >= login.seen_ms:
+            ends = [
+                (mark, grace_ms)
+                for mark, grace_ms in ends
+                if grace_ms == 0 or mark.at_ms < login.seen_ms or login.at_ms - mark.seen_ms <= self._skew_ms
+            ]
+        ends = [*ends, *cuts]
+        if start.device and self._join.at_ms <= start.at_ms:
+            return [
+                (mark, grace_ms)
+                for mark, grace_ms in ends
+                if mark.device in (None, start.device) or not start.at_ms < mark.at_ms < start.at_ms + grace_ms
+            ]
+        return ends
 
     def _mark(self, kind: str) -> Mark:
         return self._observations.get(kind, _NEVER)

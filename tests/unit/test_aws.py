@@ -1,7 +1,10 @@
 """Clients of AWS: a body that is not an answer is an error, and an error has one code."""
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -75,3 +78,22 @@ def test_an_error_has_the_code_of_its_body_or_else_its_status(client: Any, statu
 )
 def test_the_code_of_an_error_without_one_is_its_name(error: Exception, code: str) -> None:
     assert aws.error_code(error) == code
+
+
+def test_a_client_on_demand_is_made_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a client that takes a while to make
+    made: list[str] = []
+
+    def make(service: str, **options: Any) -> Any:
+        time.sleep(0.05)
+        made.append(f"{service} {options['config'].read_timeout}")
+        return MagicMock()
+
+    monkeypatch.setattr("boto3.client", make)
+    client = aws.client_on_demand("sqs", read_timeout=7)
+    assert made == []
+    # When many threads ask for it at once, then they share one
+    with ThreadPoolExecutor(8) as pool:
+        clients = list(pool.map(lambda _: client(), range(8)))
+    assert made == ["sqs 7"]
+    assert all(each is clients[0] for each in clients)

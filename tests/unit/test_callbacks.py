@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_state.adapters.state_store import STATE_LIFE_SECONDS
+from stream_state.domain.observations import Presence, online
 from stream_state.domain.targets import Target
 from stream_state.errors import (
     CredentialsUnavailable,
@@ -706,6 +707,22 @@ def test_a_doubt_that_presence_cannot_settle_is_rechecked_a_few_times(receiver: 
     assert (world.values(TEACHER) or {})["present"] is True
 
 
+def test_a_recheck_whose_answer_leaves_the_user_out_asks_for_no_other_one(clock: Clock) -> None:
+    # Given a doubt about a user who left soon after a presence call, and a vendor that says nothing of the user
+    world = World(clock, query="presence")
+    receiver = Receiver(world)
+    receiver.send(JOIN, 60_000)
+    world.store.observe(TEACHER, online(clock.now_ms()))
+    clock.seconds += 2
+    receiver.send(LEAVE, Reason="userLeave")
+    world.rtc.users_property = lambda *_, **__: Presence({}, {}, "request-1")
+    assert world.retry_queue.rechecks
+
+    receiver.recheck_all()
+
+    assert world.retry_queue.rechecks == []
+
+
 @pytest.mark.parametrize("sqs_was_down", [True, False])
 def test_a_recheck_that_was_lost_is_asked_for_again_by_a_drain(
     receiver: Receiver, world: World, *, sqs_was_down: bool
@@ -753,6 +770,19 @@ def test_the_order_in_which_join_and_leave_arrive_does_not_matter(
     play(watching, history)
 
     assert (watching.watches.get("teacher", 0) > LEFT) is is_there
+
+
+def test_the_recheck_of_a_user_of_whom_no_event_came_watches_nobody(watching: Receiver, world: World) -> None:
+    world.rtc.say(TEACHER, media("video"), ABSENT, media("video"))
+    world.lookup.one(TEACHER, world.in_seconds(20))
+    world.clock.seconds += 10
+    with pytest.raises(TargetNotFound):
+        world.lookup.one(TEACHER, world.in_seconds(20))
+
+    watching.recheck_all()
+
+    assert video(world) is True
+    assert watching.watches == {}
 
 
 def test_without_auto_watch_no_watch_is_touched(receiver: Receiver, world: World) -> None:

@@ -331,6 +331,18 @@ def test_a_call_that_comes_late_to_its_slot_gets_another_one_once(world: Turns, 
     assert waits(world, limiter, 3) <= 1.5
 
 
+@pytest.mark.parametrize("function", ["api", "sweep"])
+def test_a_call_that_comes_late_to_its_slot_asks_for_no_other_one_past_its_deadline(
+    world: Turns, table: SlowTable, function: Function
+) -> None:
+    limiter = make_limiter(world, table, function)
+    table.latency = lambda: 0.5
+
+    denied_for(limiter, 0.4)
+
+    assert table.calls == {"write": 1}
+
+
 # Waiting callers before sweeps
 
 

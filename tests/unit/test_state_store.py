@@ -183,6 +183,16 @@ def test_the_newest_end_of_a_room_is_merged_into_records_that_are_written_later(
     assert found(world).observations["end"].at_ms == now_ms + 1000
 
 
+def test_of_an_end_that_arrived_twice_the_first_arrival_counts(world: World) -> None:
+    now_ms = world.clock.now_ms()
+    for seen_ms in (now_ms - 2000, now_ms - 3000, now_ms - 1000):
+        world.store.end_room(Room(APP_ID, "class-1"), Mark(now_ms, seen_ms))
+
+    world.store.observe(TARGET, {"audio.start": Mark(now_ms - 9000, now_ms - 9000)})
+
+    assert found(world).observations["end"] == Mark(now_ms, now_ms - 3000)
+
+
 # Deliveries and rechecks
 
 

@@ -18,6 +18,8 @@ _CONFIG: Mapping[str, Any] = {
     # AWS checks the parameters too.
     "parameter_validation": False,
 }
+# For callers who decide themselves what is tried again, and when.
+ONE_TRY: Mapping[str, Any] = {"mode": "standard", "total_max_attempts": 1}
 # Threads may share boto3's clients, but not the session that makes them.
 _making = RLock()
 

@@ -25,8 +25,6 @@ BACKOFF_SECONDS = 0.2
 # The attribute of a kept callback event that says when it was received, in milliseconds since 1970.
 RECEIVED = "received_at_ms"
 RECHECK_DELAY_SECONDS = 6
-# The queues here decide which message is sent again.
-_ONE_TRY = {"mode": "standard", "total_max_attempts": 1}
 
 type Message = Mapping[str, Any]
 type Entry = dict[str, Any]
@@ -46,7 +44,7 @@ class ResultsQueue:
         """The queue that `RESULTS_QUEUE_URL` names; `timeout_seconds` bounds each request."""
         url = settings.require("results_queue_url")
         connect_timeout = min(1, timeout_seconds)
-        client = aws.client("sqs", connect_timeout=connect_timeout, read_timeout=timeout_seconds, retries=_ONE_TRY)
+        client = aws.client("sqs", connect_timeout=connect_timeout, read_timeout=timeout_seconds, retries=aws.ONE_TRY)
         return cls(client, url)
 
     def send(self, messages: Sequence[Message], deadline: float) -> list[Outcome]:
@@ -110,7 +108,7 @@ class RetryQueue:
         url = settings.require("callback_retry_queue_url")
         # A recheck must be sent later than the observation by more than the skew.
         delay = math.ceil(settings.rtc_skew_seconds) + 1
-        client = aws.client_on_demand("sqs", connect_timeout=0.3, read_timeout=0.4, retries=_ONE_TRY)
+        client = aws.client_on_demand("sqs", connect_timeout=0.3, read_timeout=0.4, retries=aws.ONE_TRY)
         return cls(client, url, settings.callback_dead_letter_queue_url, delay)
 
     def keep(self, text: str, received_at_ms: int, *, url: str = "") -> None:

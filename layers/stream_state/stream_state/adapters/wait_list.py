@@ -16,12 +16,8 @@ from stream_state.domain.waits import Wait, WaitCondition
 from stream_state.observability import add_metric, logger
 
 # Two tries end within the time that a callback event has.
-_OPTIONS: Mapping[str, Any] = {
-    "connect_timeout": 0.3,
-    "read_timeout": 0.3,
-    "retries": {"mode": "standard", "total_max_attempts": 1},
-    "max_pool_connections": 64,
-}
+_TIMEOUTS = {"connect_timeout": 0.3, "read_timeout": 0.3}
+_client = partial(aws.client_on_demand, "stepfunctions", **_TIMEOUTS, retries=aws.ONE_TRY, max_pool_connections=64)
 _DEAD = {"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"}
 
 
@@ -66,7 +62,7 @@ class WaitList:
 class Workflows:
     """The workflows in Step Functions that wait with a task token; safe to share among threads."""
 
-    client: Callable[[], Any] = field(default_factory=lambda: aws.client_on_demand("stepfunctions", **_OPTIONS))
+    client: Callable[[], Any] = field(default_factory=_client)
 
     def answer(self, token: str, document: Mapping[str, Any]) -> bool:
         """Let a workflow go on with an answer; False if Step Functions failed. A dead token is done too."""

@@ -26,7 +26,7 @@ PATH = "/callbacks/rtc"
 RECEIVE_SECONDS = 3
 # The end of a room stops, and nothing more is sent, while there is time to answer.
 STOP_SECONDS = 2.5
-# The function's own time that is kept to answer for a batch of the retry queue: the longest request to the table.
+# The function's own time that is kept to answer for a batch of the retry queue: at least a request to the table.
 RESERVE_SECONDS = 3
 # The dimension of `CallbackRefused`, by the HTTP status of the refusal.
 REASONS = {400: "malformed", 401: "signature", 403: "app_id", 413: "too_large", 503: "key_unreadable"}

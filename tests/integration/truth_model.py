@@ -119,8 +119,14 @@ class Vendor:
 
     def words_of(self, event: Event) -> Sequence[Said]:
         """The words in an event that are true: what began with it, or what its end left off."""
-        if event.begun or event.type.endswith("Stop"):
-            return [Said(event.user_id or "", name, value=True, at_ms=event.at_ms) for name in event.begun]
+        user_id = event.user_id or ""
+        if event.type.endswith("Stop"):
+            medium = MEDIA_TYPES[event.type.removeprefix("User").removesuffix("StreamStop")]
+            # A stream that ended with its connection may be of an earlier one.
+            is_sure = event.reason != "LeaveRoom"
+            return [Said(user_id, medium, value=False, at_ms=event.at_ms)] if is_sure else []
+        if event.begun:
+            return [Said(user_id, name, value=True, at_ms=event.at_ms) for name in event.begun]
         keys = [(user, name) for user in self._model.user_ids for name in NAMES if event.user_id in (None, user)]
         off = [key for key in keys if not self._model.spell(*key, event.at_ms)]
         if event.ended_ms is not None:

@@ -109,6 +109,18 @@ def test_a_user_who_is_named_beside_the_room_costs_no_call_more(room: World, que
     assert (room.values(stranger) or {})["present"] is False
 
 
+def test_a_named_user_whom_the_vendor_does_not_know_yet_is_no_result_of_the_room(world: World) -> None:
+    # Given a user who joined by an event a moment ago, and a list of the room that is not whole
+    world.see(TEACHER, event("join", world.clock.now_ms()))
+    world.clock.seconds += 2
+    world.rtc.online_users = lambda *_, **__: Presence({"new": online(world.clock.now_ms())}, {}, None)
+    world.rtc.say(TEACHER, errors.TargetNotFound("Unknown."))
+
+    outcomes = some(world, TEACHER, ROOM)
+
+    assert [outcome.target.as_dict().get("user_id") for outcome in outcomes] == ["teacher", "new"]
+
+
 def test_the_users_of_a_room_whose_call_fails_are_asked_about_all_the_same(room: World) -> None:
     room.rtc.presence_error = errors.RtcUnavailable("Down.")
 

@@ -32,6 +32,8 @@ HISTORIES: dict[str, tuple[History, Expected, Expected]] = {
     "leave of the same device": ([*JOINED, leave(5_101, device="web")], None, None),
     "leave of an unknown device": ([*JOINED, leave(5_101)], None, None),
     "loss on another device": ([*JOINED, lost(35_100, device="ios")], True, True),
+    "leave on another device, a grace after": ([*JOINED, leave(10_100, device="ios")], False, False),
+    "loss on another device, a grace after": ([*JOINED, lost(45_100, device="ios")], False, False),
     "two leaves at once": ([*JOINED, leave(5_101, device="web"), leave(5_101, device="ios")], None, None),
     "stream cut just after its start": ([start(100_000), cut(100_100)], None, True),
     "loss on another device, then another stream": (

@@ -245,9 +245,9 @@ class _User:
     def _ends_of(self, start: Mark, cuts: _Ends = ()) -> _Ends:
         """The ends that may be of a connection with such a start.
 
-        If that began with the latest login or later, a leave before the skew of the login's call was of another
-        connection: this one was still there. If no join came after the start, an end of another device within the grace
-        was of another connection too.
+        If the connection began with the latest login or later, a leave that came more than the skew before the login's
+        call was of another connection: this one was still there. If no join came after the start, an end of another
+        device within the grace was of another connection too.
         """
         ends, login = self._ends, self._login
         if start.at_ms >= login.seen_ms:

@@ -102,7 +102,7 @@ class Found:
             user: outcome
             for user, outcome in self.outcomes.items()
             if isinstance(user, Target) and user.room == target
-            if outcome.room or not outcome.has_gone
+            if outcome.room or not (outcome.has_gone or isinstance(outcome.answer, TargetNotFound))
         }
         return [found[user] for user in sorted(found)] + ([] if target in self._whole else [own])
 

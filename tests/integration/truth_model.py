@@ -130,8 +130,8 @@ class Vendor:
         keys = [(user, name) for user in self._model.user_ids for name in NAMES if event.user_id in (None, user)]
         off = [key for key in keys if not self._model.spell(*key, event.at_ms)]
         if event.ended_ms is not None:
-            # What began later was of another connection, of which the event says nothing.
-            off = [key for key in off if self._model.last_began_ms(*key, event.at_ms) <= event.ended_ms]
+            # What began then or later was of another connection, of which the event says nothing.
+            off = [key for key in off if self._model.last_began_ms(*key, event.at_ms) < event.ended_ms]
         return [Said(*key, value=False, at_ms=event.at_ms) for key in off]
 
     def answer(self, user_id: str, now_ms: int) -> tuple[Mapping[Medium, bool | None] | None, Sequence[Said]]:

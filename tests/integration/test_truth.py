@@ -12,21 +12,21 @@ from stream_state.domain.observations import Observations
 from stream_state.domain.states import State, Value, state_of
 from stream_state.services.delivery import Delivery
 from tests.integration import truth
-from tests.integration.truth import BROKEN, MODES, MOST_NULL, Tally, tally_of
+from tests.integration.truth import BROKEN, MOST_NULL, Tally, tally_of
 from tests.integration.truth_functions import Instance
-from tests.integration.truth_history import History
+from tests.integration.truth_history import MODES, History
 
 
-@pytest.mark.parametrize("query", MODES.values(), ids=MODES)
-def test_of_some_histories_every_promise_is_kept(query: str) -> None:
-    tally = tally_of(range(80), query=query)
+@pytest.mark.parametrize("mode", MODES)
+def test_of_some_histories_every_promise_is_kept(mode: str) -> None:
+    tally = tally_of(range(80), mode=mode)
 
     assert {name: tally.found[name] for name in BROKEN} == dict.fromkeys(BROKEN, 0)
     assert tally.found["histories"] == 80
     assert tally.found["answers"] > 4_000
     assert tally.found["messages"] > 500
-    assert (tally.found["rechecks"] > 0) is (query != "off")
-    assert tally.null_share < (MOST_NULL if query == "on" else 1)
+    assert (tally.found["rechecks"] > 0) is (mode != "events")
+    assert tally.null_share < (MOST_NULL if mode == "queries" else 1)
 
 
 def test_the_same_seed_is_the_same_history() -> None:
@@ -55,7 +55,7 @@ def test_a_merge_that_takes_unknown_for_off_is_found() -> None:
 
 def test_a_change_that_nobody_delivers_is_found() -> None:
     with patch.object(Delivery, "drain", lambda *_, **more: None):
-        assert tally_of(range(60), query="off").found["undelivered"] > 0
+        assert tally_of(range(60), mode="events").found["undelivered"] > 0
 
 
 def test_doubt_that_is_kept_is_found() -> None:
@@ -94,7 +94,7 @@ def test_messages_that_do_not_follow_one_another_are_found(
 def test_a_broken_promise_fails_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: int, status: int
 ) -> None:
-    def two_tallies(seeds: range, *, query: str) -> list[Tally]:
+    def two_tallies(seeds: range, *, mode: str) -> list[Tally]:
         return [tally_of([1]), Tally(Counter(undelivered=broken), [], {"undelivered": (9, 5)} if broken else {})]
 
     monkeypatch.setattr(truth, "tallies_of", two_tallies)

@@ -19,7 +19,7 @@ sys.path[:0] = [path for path in (str(Path(__file__).parents[2] / "layers" / "st
 
 from stream_state.domain.states import SKEW_MS  # noqa: E402 (after the path to the package)
 from tests.integration.truth_functions import on_one_thread  # noqa: E402 (as above)
-from tests.integration.truth_history import History  # noqa: E402 (as above)
+from tests.integration.truth_history import MODES, History  # noqa: E402 (as above)
 
 PROMISES = (
     "false off, false absent, false on, undelivered, never settled, settled late, sequence back, other content, "
@@ -27,8 +27,6 @@ PROMISES = (
 )
 BROKEN = PROMISES.split(", ")
 MOST_NULL = 0.02
-# By name: the `RTC_QUERY` of the functions.
-MODES = {"queries": "on", "presence": "presence", "events": "off"}
 BATCH = 200
 
 
@@ -52,22 +50,22 @@ class Tally:
         return self.found["null_ms"] / (self.found["on_ms"] or 1)
 
 
-def tally_of(seeds: Iterable[int], *, query: str = "on", skew_ms: int = SKEW_MS) -> Tally:
+def tally_of(seeds: Iterable[int], *, mode: str = "queries", skew_ms: int = SKEW_MS) -> Tally:
     """Let the histories of the seeds happen."""
     tally = Tally()
     with on_one_thread():
         for seed in seeds:
-            history = History(seed, query=query, skew_ms=skew_ms).run()
+            history = History(seed, mode=mode, skew_ms=skew_ms).run()
             settled_in_ms = [] if history.settled_in_ms is None else [history.settled_in_ms]
             broken = {name: (len(history.model.events), seed) for name in BROKEN if history.found[name]}
             tally.add(Tally(history.found, settled_in_ms, broken))
     return tally
 
 
-def tallies_of(seeds: Iterable[int], *, query: str) -> Iterator[Tally]:
+def tallies_of(seeds: Iterable[int], *, mode: str) -> Iterator[Tally]:
     """The tallies of batches of histories, in as many processes as there are processors."""
     with ProcessPoolExecutor(os.process_cpu_count()) as processes:
-        yield from processes.map(partial(tally_of, query=query), batched(seeds, BATCH, strict=False))
+        yield from processes.map(partial(tally_of, mode=mode), batched(seeds, BATCH, strict=False))
 
 
 def report(mode: str, tally: Tally, seconds: float) -> bool:
@@ -95,7 +93,7 @@ def main() -> int:
     is_kept = True
     for mode in (options.mode,) if options.mode else MODES:
         tally, started = Tally(), time.monotonic()
-        for part in tallies_of(range(options.seed, options.seed + options.histories), query=MODES[mode]):
+        for part in tallies_of(range(options.seed, options.seed + options.histories), mode=mode):
             tally.add(part)
         is_kept &= report(mode, tally, time.monotonic() - started)
     return 0 if is_kept else 1

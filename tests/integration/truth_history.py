@@ -21,15 +21,19 @@ SETTLES_MS = 15_000
 # How long a history goes on at most after its last event: a lost recheck and a lost lease take a minute each.
 TAIL_MS = 400_000
 
+# By name: the `RTC_QUERY` of the functions. With `rooms` sweeps ask about the whole room.
+MODES = {"queries": "on", "rooms": "on", "presence": "presence", "events": "off"}
+
 
 class History:
     """A history: `found` counts by name; `settled_in_ms` is None where a crash or a lost event may take longer.
 
-    `query` is that of the settings.
+    `mode` is one of `MODES`.
     """
 
-    def __init__(self, seed: int, *, query: str = "on", skew_ms: int = SKEW_MS) -> None:
-        self.query, self.skew_ms, self._rng = query, skew_ms, random.Random(seed)  # noqa: S311 (no secret)
+    def __init__(self, seed: int, *, mode: str = "queries", skew_ms: int = SKEW_MS) -> None:
+        self._mode, self.query, self.skew_ms = mode, MODES[mode], skew_ms
+        self._rng = random.Random(seed)  # noqa: S311 (no secret)
         self.model, self.clock, self.table = Model(self._rng), VirtualClock(), MemoryTable()
         self.settled_in_ms: int | None = None
         choose = self._rng.choice
@@ -37,7 +41,7 @@ class History:
         self._is_expired_deleted, self._is_nested = choose((True, False)), False
         self.vendor = Vendor(self.model)
         can = {"is_strict": not self._fault, "absent_is_error": self.vendor.absent_is_error}
-        can |= {"has_lost": bool(self._loss or self._fault), "by_presence": query == "presence"}
+        can |= {"has_lost": bool(self._loss or self._fault), "by_presence": self.query == "presence"}
         self.judge = Judge(self.model, self.clock, self.table, skew_ms, **can)
         self.found = self.judge.found
         self._outages: list[tuple[str, int, int]] = []
@@ -50,7 +54,7 @@ class History:
         for event in self.model.events:
             self._plan(event)
         targets: list[Target | Room] = [*map(_target, self.model.user_ids)] if self._loss or self._fault else []
-        if self.query != "off" and self._rng.random() < 0.5:
+        if self._mode == "rooms" or (self._mode == "presence" and self._rng.random() < 0.5):
             targets = [Room(APP_ID, ROOM)]
         while not self._on_instance(lambda instance: instance.watch(targets, 30 * 86_400)):
             pass

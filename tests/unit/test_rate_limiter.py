@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from stream_state.adapters import aws, rate_limiter
 from stream_state.adapters.rate_limiter import OWN_LIMITS, Function, RateLimiter
-from stream_state.adapters.table import Table
+from stream_state.adapters.table import RESERVE_SECONDS, Table
 from stream_state.clock import CLOCK, Clock
 from stream_state.errors import QuotaExceeded
-from stream_state.settings import Settings
+from stream_state.settings import Settings, SettingsError
 from tests.unit.memory import MemoryTable
 
 EPOCH = 1_790_000_000.25
@@ -672,6 +672,19 @@ def test_an_item_that_never_agrees_is_not_asked_without_end(world: Turns, table:
 
 
 # Making one
+
+
+def test_it_is_on_a_table_whose_two_tries_end_within_the_time_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(aws, "client", lambda service, **options: asked.update(options, service=service))
+
+    Table.from_settings(SETTINGS)
+
+    assert (asked["service"], asked["retries"]["total_max_attempts"]) == ("dynamodb", 2)
+    # Between the tries botocore waits for a second at most.
+    assert 2 * (asked["connect_timeout"] + asked["read_timeout"]) + 1 <= RESERVE_SECONDS
+    with pytest.raises(SettingsError, match="TABLE_NAME"):
+        Table.from_settings(replace(SETTINGS, table_name=""))
 
 
 @pytest.mark.parametrize(

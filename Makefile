@@ -4,7 +4,7 @@
 .PHONY: help run serve board query test browser unit contract faults truth bench importtime lint security reference format build destination deploy lock clean
 
 # What the caller's shell has active must not leak into the environment of the project.
-unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PIP_USER PIP_TARGET PIP_PREFIX UV_PYTHON
 # uv.lock holds the addresses of the packages: those of the public index, whichever the caller uses.
 unexport UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL
 export UV_PROJECT_ENVIRONMENT := .venv

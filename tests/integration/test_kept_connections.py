@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -194,3 +195,29 @@ def test_the_second_try_of_the_retry_queue_does_not_meet_the_next_dead_connectio
     # When all are dead, then one failed try is enough
     keep()
     assert len(server.connections) == 4
+
+
+def test_the_second_try_meets_no_dead_connection_while_another_thread_takes_the_first_new_one(
+    server: Server, settings: Settings
+) -> None:
+    # Given a table with three kept connections that are dead
+    table = Table.from_settings(settings)
+    key = {"pk": {"S": "a"}}
+    server.dies, server.meeting = "reset", threading.Barrier(3)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: table.call("get_item", Key=key), range(3)))
+
+        # When another request is under way between the two tries, until the second try arrives
+        server.meeting = None
+        others = []
+
+        def take(**_: object) -> None:
+            if not others:
+                server.meeting = threading.Barrier(2)
+                others.append(pool.submit(table.call, "get_item", Key=key))
+                while server.meeting.n_waiting == 0:
+                    time.sleep(0.01)
+
+        table.client.meta.events.register("needs-retry", take)
+        # Then both have their answers
+        assert table.call("get_item", Key=key)["Item"] == others[0].result()["Item"]

@@ -38,6 +38,7 @@ def client(service: str, **options: Any) -> Any:
     with _making:
         made: Any = boto3.client(service, config=Config(**_CONFIG, **options))  # type: ignore[call-overload]  # any service
     made.meta.events.register("before-parse", _check_answer)
+    made.meta.events.register("needs-retry", _close_connections)
     return made
 
 
@@ -56,6 +57,12 @@ def error_code(error: Exception) -> str:
     """The service's code for an error, else the name of the exception; never a message."""
     code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
     return code or type(error).__name__
+
+
+def _close_connections(endpoint: Any, caught_exception: Exception | None, **_: Any) -> None:
+    if caught_exception:
+        # The cause has most likely ended the idle connections too, so the next try makes a new one.
+        endpoint.close()
 
 
 def _check_answer(response_dict: dict[str, Any], **_: Any) -> None:

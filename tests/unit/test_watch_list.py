@@ -69,7 +69,7 @@ def test_many_watches_are_listed_page_by_page_also_past_a_page_that_has_expired(
 def test_the_watches_of_many_rooms_lie_in_16_partitions_and_are_listed_once_each(world: World) -> None:
     # Given watches of many rooms, one of them with many users
     crowd = targets(PAGE_ITEMS + 50, "room-7")
-    others = [Target("app", f"room-{number}", "user") for number in range(300)]
+    others = [Target("app", f"room-{number}", "user") for number in range(100)]
     world.watch_list.add([*crowd, *others], 60)
 
     # When the list is read page by page, and again in two parts around a cursor

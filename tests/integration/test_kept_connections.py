@@ -6,7 +6,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -209,7 +210,7 @@ def test_the_second_try_meets_no_dead_connection_while_another_thread_takes_the_
 
         # When another request is under way between the two tries, until the second try arrives
         server.meeting = None
-        others = []
+        others: list[Future[Any]] = []
 
         def take(**_: object) -> None:
             if not others:

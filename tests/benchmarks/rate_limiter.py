@@ -29,6 +29,7 @@ from stream_state.adapters.rate_limiter import (  # noqa: E402 - after the path 
 from stream_state.adapters.table import Table  # noqa: E402 - as above
 from stream_state.errors import QuotaExceeded  # noqa: E402 - as above
 from stream_state.settings import Settings  # noqa: E402 - as above
+from tests.benchmarks.sweep import quiet  # noqa: E402 - as above
 from tests.benchmarks.table import AWS, SPAWN, TABLE, in_memory, moto, table  # noqa: E402 - as above
 
 DELAY_SECONDS = (0.020, 0.250)
@@ -209,7 +210,8 @@ class Caller:
 def _work(course: Course, function: Function, table_url: str, port: int, start: Any, tallies: Any) -> None:
     caller = Caller(course, function, table_url, port)
     start.wait()
-    caller.run()
+    with quiet():
+        caller.run()
     tallies.put(caller.tally)
 
 
@@ -284,7 +286,6 @@ def main() -> int:
     parser.add_argument("--qps", type=float, default=Course.qps)
     parser.add_argument("--burst", type=int, default=Course.burst)
     parser.add_argument("--item", default=MAIN, help=f"rtc, or with a rate of its own: {', '.join(OWN_LIMITS)}#APP")
-    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"
     options = vars(parser.parse_args())
     own = options["item"].partition("#")[0] in OWN_LIMITS
     course = Course.of(**{k: v for k, v in options.items() if k not in ("qps", "burst")}) if own else Course(**options)
